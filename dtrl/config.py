@@ -1,0 +1,180 @@
+"""Every setting of dtrl, with its default, in one place: frozen dataclasses that the Python API, the command line and TOML files share.
+
+A field's `help` is its documentation; the command line prints it. Nothing here imports torch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from dtrl.errors import InputError, did_you_mean
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a dataset becomes trajectories."""
+
+    discount: float = option(1.0, "discount γ of the returns-to-go; 1 is the published Decision Transformer")
+    delayed: bool = option(False, "move every reward to the end of its episode (the paper's delayed-reward setting)")
+    short_episodes: str = option(
+        "refuse", "episodes of 0 or 1 steps: refuse the dataset, skip them, or keep those of 1", ("refuse", "skip", "keep")
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 < self.discount <= 1:
+            raise InputError(f"discount {self.discount} is outside (0, 1]; 1 means no discount.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained. Saved with every policy, and all that is needed to build the same network again."""
+
+    preset: str = option("dt", "the method: dt (Decision Transformer), bc (behaviour cloning), filtered_bc (cloning the best episodes)")
+    context_length: int = option(20, "steps the model looks back, K; 20 in the paper's MuJoCo experiments")
+    attention: str = option(
+        "window",
+        "what an action may depend on: the last K steps (window, as published), the last K steps at every layer (banded), the whole episode (full)",
+        ("window", "banded", "full"),
+    )
+    trunk: str = option("gpt2", "gpt2 (as published) or modern (RoPE, RMSNorm, SwiGLU)", ("gpt2", "modern"))
+    width: int = option(128, "width of a token, D")
+    layers: int = option(3, "transformer layers")
+    heads: int = option(1, "attention heads; 1 in the paper's MuJoCo experiments")
+    kv_heads: int | None = option(None, "key and value heads (grouped-query attention); as many as heads when not given")
+    activation: str = option("relu", "activation of the gpt2 trunk", ("relu", "gelu"))
+    dropout: float = option(0.1, "dropout of embeddings, attention and residual branches")
+    head: str = option(
+        "auto",
+        "distribution of the action: auto is deterministic for Box and categorical for Discrete",
+        ("auto", "deterministic", "gaussian", "tanh_gaussian", "categorical"),
+    )
+    timestep_embedding: bool | None = option(None, "add a learned embedding of the timestep; by default gpt2 does and modern does not")
+    max_timestep: int | None = option(None, "rows of the timestep table; by default the longest episode of the data or the env's limit")
+    return_scale: float | None = option(None, "the return token carries return-to-go / return_scale; by default the largest |return-to-go|")
+    top_fraction: float = option(0.1, "filtered_bc: the share of episodes with the highest returns that is cloned")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_positive(self, "context_length", "width", "layers", "heads", "kv_heads", "max_timestep", "return_scale")
+        if self.width % self.heads:
+            raise InputError(f"width {self.width} is not a multiple of heads {self.heads}; choose a width that the heads divide.")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise InputError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}; choose kv_heads that divides heads.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout {self.dropout} is outside [0, 1); 0 turns it off.")
+        if not 0 < self.top_fraction <= 1:
+            raise InputError(f"top_fraction {self.top_fraction} is outside (0, 1]; 0.1 clones the best tenth of the episodes.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How it is trained."""
+
+    updates: int = option(10_000, "gradient updates in all")
+    batch_size: int = option(64, "windows in one update, B")
+    learning_rate: float = option(1e-3, "peak learning rate of AdamW; the paper uses 1e-4 over 100,000 updates")
+    weight_decay: float = option(1e-4, "weight decay of AdamW")
+    warmup_updates: int | None = option(None, "updates of linear warm-up; by default a tenth of `updates`, at most 10,000")
+    schedule: str = option("constant", "learning rate after the warm-up: constant (as published) or cosine (to a tenth of the peak)", ("constant", "cosine"))
+    gradient_clip: float = option(0.25, "largest norm of the gradient")
+    gradient_accumulation: int = option(1, "pieces in which one batch is computed, for less memory; the update stays the same")
+    sampling: str = option(
+        "step",
+        "how a window is drawn: every step alike (step), every episode alike (episode), episodes in proportion to the rank of their return (return)",
+        ("step", "episode", "return"),
+    )
+    precision: str = option("fp32", "fp32 or bf16 (autocast)", ("fp32", "bf16"))
+    compile: bool = option(False, "compile the model with torch.compile (needs a C++ compiler; pays on long runs)")
+    device: str = option("auto", "auto (CUDA, then MPS, then CPU), or a torch device such as cpu or cuda:0")
+    seed: int = option(0, "seed of the initial weights, the batches and the dropout")
+    log_every: int = option(50, "updates between two log entries")
+    checkpoint_every: int = option(1_000, "updates between two checkpoints; one is always written at the end")
+    keep_checkpoints: int = option(2, "newest checkpoints to keep")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_positive(
+            self, "updates", "batch_size", "learning_rate", "gradient_clip", "gradient_accumulation", "log_every", "checkpoint_every", "keep_checkpoints"
+        )
+        if self.batch_size % self.gradient_accumulation:
+            raise InputError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}; choose pieces of equal size."
+            )
+        if self.weight_decay < 0 or (self.warmup_updates or 0) < 0 or self.seed < 0:
+            raise InputError("weight_decay, warmup_updates and seed must not be negative.")
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How an action is chosen from the model's distribution. The filters apply in the order of the fields."""
+
+    strategy: str = option("greedy", "greedy (the mode) or sample", ("greedy", "sample"))
+    temperature: float = option(1.0, "divides the logits, or multiplies the standard deviation; 0 is greedy")
+    top_k: int = option(0, "keep the k most probable actions; 0 keeps all")
+    top_p: float = option(1.0, "keep the fewest actions whose probability reaches p; 1 keeps all")
+    min_p: float = option(0.0, "keep actions at least min_p times as probable as the best; 0 keeps all")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.temperature < 0 or not math.isfinite(self.temperature):
+            raise InputError(f"temperature {self.temperature} must be 0 (greedy) or a positive number.")
+        if self.top_k < 0:
+            raise InputError(f"top_k {self.top_k} must be 0 (off) or a positive number of actions.")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p {self.top_p} is outside (0, 1]; 1 keeps all actions.")
+        if not 0 <= self.min_p <= 1:
+            raise InputError(f"min_p {self.min_p} is outside [0, 1]; 0 keeps all actions.")
+        filters = [name for name, off in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)) if getattr(self, name) != off]
+        if self.strategy == "greedy" and [name for name in filters if name != "temperature" or self.temperature != 0]:
+            raise InputError(f"strategy greedy takes the mode and has no use for {', '.join(filters)}; add --strategy sample, or leave it out.")
+
+    @property
+    def greedy(self) -> bool:
+        return self.strategy == "greedy" or self.temperature == 0
+
+
+Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig, DecodingConfig)
+
+
+def check_choices(config: Any) -> None:
+    """Refuse a value that its field does not list, and one of the wrong type, by name."""
+    for f in fields(config):
+        value, choices = getattr(config, f.name), f.metadata.get("choices")
+        if choices and value not in choices:
+            raise InputError(f"{f.name} {value!r} is unknown: {did_you_mean(str(value), choices)} (one of {', '.join(choices)}).")
+        if value is None and f.default is None:
+            continue
+        wanted = plain_type(f)
+        if wanted is float and type(value) is int:
+            object.__setattr__(config, f.name, float(value))
+        elif type(value) is not wanted:
+            raise InputError(f"{f.name} {value!r} is a {type(value).__name__}; a {wanted.__name__} is expected.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{name} {value} must be a positive number.")
+
+
+def plain_type(f: "dataclasses.Field[Any]") -> type:
+    """The type of an option that is not None: `int` for `int | None`."""
+    types = [t for t in getattr(f.type, "__args__", (f.type,)) if t is not type(None)]
+    return types[0]  # type: ignore[no-any-return]
+
+
+def split_options(options: dict[str, Any], *parts: type) -> list[dict[str, Any]]:
+    """Share out named options among the dataclasses that have them; an unknown name is an error that suggests the nearest."""
+    known = {f.name: i for i, part in enumerate(parts) for f in fields(part)}
+    shares: list[dict[str, Any]] = [{} for _ in parts]
+    for name, value in options.items():
+        if name not in known:
+            raise InputError(f"there is no option {name!r}; {did_you_mean(name, sorted(known))}")
+        shares[known[name]][name] = value
+    return shares
