@@ -1,0 +1,120 @@
+"""The cache: columns of a dataset as memory-mapped .npy files, in a folder named after the content of the dataset's files.
+
+Reading a Minari dataset costs about a millisecond an episode, mapping its columns about a millisecond in all. The folder is keyed on the
+sha256 of the files; so that the second load need not read them, a small index remembers size, times and inode of each file with the hash."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dtrl.trajectories.columns import Array
+
+LAYOUT_VERSION = 1
+"""Part of every key: raise it when the columns change their meaning, and old folders are no longer found."""
+
+
+def cache_folder() -> Path:
+    """$DTRL_CACHE, else dtrl's folder in $XDG_CACHE_HOME, else ~/.cache/dtrl."""
+    if path := os.environ.get("DTRL_CACHE"):
+        return Path(path)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dtrl"
+
+
+def fingerprint(files: list[Path], root: Path) -> str:
+    """sha256 over names and content of the dataset's files, from the index where no file has changed since it was hashed."""
+    marks = [[str(f.relative_to(root)), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f in files for s in [f.stat()]]
+    index = cache_folder() / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
+    try:
+        known = json.loads(index.read_text())
+        if known["files"] == marks:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no index, or not ours: hash the files
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.relative_to(root)}\0{path.stat().st_size}\0".encode())
+        with open(path, "rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    try:
+        write_json(index, {"files": marks, "sha256": total.hexdigest()})
+    except OSError:
+        pass  # the cache folder cannot be written; `store` says so
+    return total.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            json.dump(value, stream)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def folder_of(key: str) -> Path:
+    return cache_folder() / "trajectories" / f"v{LAYOUT_VERSION}-{key[:40]}"
+
+
+def find(key: str) -> dict[str, Array] | None:
+    """The columns cached under `key`, memory-mapped read-only; None when there are none, or not all of them."""
+    folder = folder_of(key)
+    try:
+        names = json.loads((folder / "columns.json").read_text())
+        return {name: np.load(folder / file, mmap_mode="r") for name, file in names.items()}
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -> dict[str, Array]:
+    """The columns that `build(allocate)` makes, written straight into the cache and memory-mapped from there.
+
+    The folder gets its name only when it is whole, so that a process that is killed, or one that builds the same at the same moment, leaves
+    no broken cache. When the cache cannot be written, the columns stay in memory, with a warning."""
+    folder = folder_of(key)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    except OSError as error:
+        warnings.warn(f"the cache folder {cache_folder()} cannot be written ({error}); set DTRL_CACHE to one that can", stacklevel=2)
+        return build(lambda name, shape, dtype: np.empty(shape, dtype))
+
+    def allocate(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        if 0 in shape:  # an empty file cannot be mapped
+            return np.empty(shape, dtype)
+        return np.lib.format.open_memmap(temporary / f"{name.replace('/', '.')}.npy", mode="w+", dtype=dtype, shape=shape)
+
+    try:
+        columns = build(allocate)
+        names = {}
+        for name, column in columns.items():
+            names[name] = f"{name.replace('/', '.')}.npy"
+            if isinstance(column, np.memmap):
+                column.flush()
+            else:
+                np.save(temporary / names[name], column)
+        del columns
+        write_json(temporary / "columns.json", names)
+        try:
+            os.replace(temporary, folder)
+        except OSError:  # another process was faster, or an old broken folder is in the way
+            if find(key) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    found = find(key)
+    if found is None:
+        raise OSError(f"the cache {folder} vanished while it was written")
+    return found

@@ -1,0 +1,225 @@
+"""The type every arrow of dtrl carries: episodes laid end to end in flat columns, with the offset at which each begins.
+
+Letters: N steps in all episodes together, E episodes, S width of an observation, A width of an action. All values are in the
+environment's own units; nothing is normalised here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dtrl.errors import InputError
+from dtrl.spaces import Space, column_layout
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where trajectories came from, as far as a policy trained on them needs to know."""
+
+    name: str
+    """A Minari dataset id, or a word for data that has none."""
+    env_spec: str | None = None
+    """The environment as Gymnasium's EnvSpec in JSON; data only, never called without a check."""
+    reference: tuple[float, float] | None = None
+    """Returns of a random and of an expert policy, when the dataset states them."""
+    fingerprint: str | None = None
+    """sha256 of the dataset's files."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Episodes as flat columns.
+
+    `columns` maps a name to an array whose first axis runs over the N steps of all episodes; `final_observations`, alone, has a row an episode:
+    the observation after its last step. A composite space has one column a leaf (`observations/image`), a simple one has one column in all.
+    Arrays may be read-only memory maps."""
+
+    columns: Mapping[str, Array]
+    episode_starts: npt.NDArray[np.int64]
+    """(E,) row at which each episode begins."""
+    observation_space: Space
+    action_space: Space
+    origin: Origin = field(default_factory=lambda: Origin("unnamed"))
+    discount: float = 1.0
+    """γ of `returns_to_go`."""
+    delayed: bool = False
+    """Whether every reward was moved to the end of its episode before `returns_to_go` was computed."""
+
+    @property
+    def observations(self) -> Array:
+        """(N, S) float32 for a Box space, (N,) int64 for Discrete: what the environment showed before each step."""
+        return self.columns["observations"]
+
+    @property
+    def final_observations(self) -> Array:
+        """(E, S) or (E,): what it showed after the last step of each episode."""
+        return self.columns["final_observations"]
+
+    @property
+    def actions(self) -> Array:
+        """(N, A) float32 for a Box space, (N,) int64 for Discrete."""
+        return self.columns["actions"]
+
+    @property
+    def rewards(self) -> Array:
+        """(N,) float32, undelayed and undiscounted."""
+        return self.columns["rewards"]
+
+    @property
+    def terminations(self) -> Array:
+        """(N,) bool: the environment ended the episode here (a goal, a fall)."""
+        return self.columns["terminations"]
+
+    @property
+    def truncations(self) -> Array:
+        """(N,) bool: the episode was cut here from outside (a time limit, the recorder), and could have gone on."""
+        return self.columns["truncations"]
+
+    @cached_property
+    def returns_to_go(self) -> Array:
+        """(N,) float32: the reward from each step to the end of its episode, its own included; discounted by `discount`.
+
+        At a truncation it ends too: the rewards after the cut were never seen. `dtrl datasets show` says how many episodes that concerns."""
+        rewards = self.delayed_rewards() if self.delayed else self.rewards
+        return returns_to_go(rewards, self.episode_starts, self.discount).astype(np.float32)
+
+    def delayed_rewards(self) -> Array:
+        """(N,) float64: the whole return of an episode at its last step, and zero before."""
+        moved = np.zeros(self.num_steps)
+        moved[self.episode_ends - 1] = self.episode_returns
+        return moved
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episode_starts)
+
+    @cached_property
+    def episode_ends(self) -> npt.NDArray[np.int64]:
+        """(E,) row after the last of each episode."""
+        return np.append(self.episode_starts[1:], self.num_steps).astype(np.int64)
+
+    @property
+    def episode_lengths(self) -> npt.NDArray[np.int64]:
+        """(E,) in steps."""
+        return self.episode_ends - self.episode_starts
+
+    @cached_property
+    def episode_returns(self) -> npt.NDArray[np.float64]:
+        """(E,) sum of rewards, undiscounted."""
+        if not self.num_episodes:
+            return np.zeros(0)
+        return np.add.reduceat(np.asarray(self.rewards, dtype=np.float64), self.episode_starts)
+
+    def select(self, episodes: Sequence[int] | Array) -> "Trajectories":
+        """The given episodes, in the given order, copied."""
+        episodes = np.asarray(episodes, dtype=np.int64)
+        lengths = self.episode_lengths[episodes]
+        starts = np.cumsum(lengths) - lengths
+        rows = np.repeat(self.episode_starts[episodes] - starts, lengths) + np.arange(lengths.sum())
+        columns = {name: column[episodes if name.startswith("final_") else rows] for name, column in self.columns.items()}
+        return replace(self, columns=columns, episode_starts=starts)
+
+    def best(self, fraction: float) -> "Trajectories":
+        """The `fraction` of episodes with the highest returns, at least one, in their own order."""
+        count = max(1, round(fraction * self.num_episodes))
+        order = np.argsort(-self.episode_returns, kind="stable")
+        return self.select(np.sort(order[:count]))
+
+    @classmethod
+    def from_episodes(cls, episodes: Iterable[Mapping[str, Any]], observation_space: Space, action_space: Space, **rest: Any) -> "Trajectories":
+        """Trajectories from one mapping an episode: observations (T+1, …), actions, rewards, terminations and truncations (T, …).
+
+        Raises InputError where an episode's arrays disagree in length, do not fit the spaces, or hold NaN or infinity."""
+        episodes = list(episodes)
+        lengths = [len(episode["rewards"]) for episode in episodes]
+        columns = empty_columns(sum(lengths), len(lengths), observation_space, action_space)
+        starts = np.cumsum(np.asarray(lengths, dtype=np.int64)) - lengths
+        for i, (start, episode) in enumerate(zip(starts, episodes, strict=True)):
+            fill_episode(columns, i, int(start), episode, where="the given episodes")
+        return cls(columns, starts, observation_space, action_space, **rest)
+
+    def episode(self, i: int) -> dict[str, Array]:
+        """Episode `i` as `from_episodes` takes it: views, and observations with the final one appended (T+1, …)."""
+        rows = slice(int(self.episode_starts[i]), int(self.episode_ends[i]))
+        names = ("actions", "rewards", "terminations", "truncations")
+        return {
+            "observations": np.concatenate([self.observations[rows], self.final_observations[i : i + 1]]),
+            **{name: self.columns[name][rows] for name in names},
+        }
+
+
+def returns_to_go(rewards: Array, episode_starts: Array, discount: float = 1.0) -> npt.NDArray[np.float64]:
+    """(N,) Σ_{u ≥ t} γ^(u−t)·r_u within each episode [Chen et al. 2021, §3, arXiv:2106.01345], in float64.
+
+    Undiscounted it is one reverse cumulative sum an episode; discounted it is the same recurrence run over all episodes side by side."""
+    rewards = np.asarray(rewards, dtype=np.float64)
+    ends = np.append(episode_starts[1:], len(rewards))
+    out = np.empty_like(rewards)
+    if discount == 1.0:
+        for start, end in zip(episode_starts, ends, strict=True):
+            out[start:end] = np.cumsum(rewards[start:end][::-1])[::-1]
+        return out
+    order = np.argsort(episode_starts - ends, kind="stable")  # longest first, so that the episodes still running are a prefix
+    starts, lengths = np.asarray(episode_starts)[order], (ends - episode_starts)[order]
+    tail = np.zeros(len(starts))
+    for back in range(1, int(lengths.max(initial=0)) + 1):
+        running = int(np.searchsorted(-lengths, -back, side="right"))
+        rows = starts[:running] + lengths[:running] - back
+        tail[:running] = rewards[rows] + discount * tail[:running]
+        out[rows] = tail[:running]
+    return out
+
+
+def empty_columns(
+    steps: int, episodes: int, observation_space: Space, action_space: Space, allocate: Any = lambda name, shape, dtype: np.empty(shape, dtype)
+) -> dict[str, Array]:
+    """Uninitialised columns for so many steps and episodes; `allocate(name, shape, dtype)` may put them in files."""
+    observation_shape, observation_dtype = column_layout(observation_space)
+    action_shape, action_dtype = column_layout(action_space)
+    layout: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+        "observations": ((steps, *observation_shape), observation_dtype),
+        "final_observations": ((episodes, *observation_shape), observation_dtype),
+        "actions": ((steps, *action_shape), action_dtype),
+        "rewards": ((steps,), np.float32),
+        "terminations": ((steps,), np.bool_),
+        "truncations": ((steps,), np.bool_),
+    }
+    return {name: allocate(name, shape, dtype) for name, (shape, dtype) in layout.items()}
+
+
+def fill_episode(columns: Mapping[str, Array], index: int, start: int, episode: Mapping[str, Any], where: str) -> int:
+    """Write one episode into the columns at row `start`, checking shapes and that every number is finite; returns its length.
+
+    `where` names the dataset in error messages."""
+    steps = len(episode["rewards"])
+    observations = np.asarray(episode["observations"])
+    if len(observations) != steps + 1:
+        raise InputError(
+            f"episode {index} of {where} has {len(observations)} observations for {steps} rewards; there must be one more "
+            "(the observation after the last step), so record the final one too."
+        )
+    parts = {"observations": observations[:-1], **{name: np.asarray(episode[name]) for name in ("actions", "rewards", "terminations", "truncations")}}
+    for name, values in parts.items():
+        column = columns[name]
+        wanted = (steps, *column.shape[1:])
+        if values.shape != wanted and name == "rewards":
+            values = values.reshape(wanted) if values.size == steps else values
+        if values.shape != wanted:
+            raise InputError(f"{name} of episode {index} of {where} have shape {values.shape}; the spaces ask for {wanted}.")
+        column[start : start + steps] = values
+        if column.dtype == np.float32 and not np.isfinite(column[start : start + steps]).all():
+            bad = int(np.argwhere(~np.isfinite(values))[0][0]) if not np.isfinite(values).all() else 0
+            raise InputError(f"{name} of episode {index} of {where} hold NaN or infinity at step {bad}; repair or remove that episode.")
+    columns["final_observations"][index] = observations[-1]
+    if columns["final_observations"].dtype == np.float32 and not np.isfinite(columns["final_observations"][index]).all():
+        raise InputError(f"observations of episode {index} of {where} hold NaN or infinity at step {steps}; repair or remove that episode.")
+    return steps

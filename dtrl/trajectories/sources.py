@@ -1,0 +1,186 @@
+"""Where trajectories come from: Minari datasets, by id or by path, in HDF5 or Arrow."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dtrl.config import DataConfig
+from dtrl.errors import InputError, did_you_mean
+from dtrl.spaces import Space, check_space, space_from_json
+from dtrl.trajectories import cache
+from dtrl.trajectories.columns import Array, Origin, Trajectories, empty_columns, fill_episode
+
+DATASET_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+", re.ASCII)
+
+
+def load_trajectories(dataset: str | os.PathLike[str], **options: Any) -> Trajectories:
+    """The trajectories of a Minari dataset: an id (`hopper/medium-v0`), or the path of a dataset's folder.
+
+    An id that is not in the local Minari folder (`MINARI_DATASETS_PATH`, or Minari's default) is downloaded by Minari. The first load reads every
+    episode once; later ones map the cached columns. Options are those of `DataConfig`: discount, delayed, short_episodes.
+
+    Raises InputError for an unknown id, spaces that cannot be tokenized, NaN or infinity (naming episode and field), an empty dataset, episodes of
+    0 or 1 steps (see `short_episodes`), and metadata that disagree with the data. Nothing in the dataset's metadata is ever executed."""
+    config = DataConfig(**options)
+    folder = locate(os.fspath(dataset))
+    metadata = read_metadata(folder)
+    name = str(metadata.get("dataset_id") or dataset)
+    observation_space, action_space = read_spaces(metadata, name)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    key = cache.fingerprint(files, folder)
+    columns = cache.find(key)
+    if columns is None:
+        columns = cache.store(key, lambda allocate: read_columns(folder, metadata, observation_space, action_space, name, allocate))
+    starts = columns.pop("episode_starts")
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    origin = Origin(
+        name=name,
+        env_spec=metadata.get("env_spec"),
+        reference=(float(low), float(high)) if isinstance(low, (int, float)) and isinstance(high, (int, float)) else None,
+        fingerprint=key,
+    )
+    whole = Trajectories(columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed)
+    return without_short_episodes(whole, config.short_episodes)
+
+
+def without_short_episodes(trajectories: Trajectories, rule: str) -> Trajectories:
+    """Apply `DataConfig.short_episodes`; an episode of no step can never be kept."""
+    lengths, name = trajectories.episode_lengths, trajectories.origin.name
+    short = lengths < (1 if rule == "keep" else 2)
+    if short.any() and rule == "refuse":
+        first = int(np.argmax(short))
+        raise InputError(
+            f"{int(short.sum())} of {len(lengths)} episodes of {name} have fewer than 2 steps (the first is episode {first} with {lengths[first]}): there is "
+            "no sequence in them to learn; pass short_episodes skip to leave them out, or keep to train on those of 1 step."
+        )
+    if short.all():
+        raise InputError(f"no episode of {name} has a step to learn from; record the dataset again, or choose another.")
+    return trajectories.select(np.flatnonzero(~short)) if short.any() else trajectories
+
+
+def locate(dataset: str) -> Path:
+    """The folder that holds the dataset's data and metadata.json; downloads it by id where it is not local."""
+    path = Path(dataset)
+    for folder in (path, path / "data"):
+        if (folder / "metadata.json").is_file():
+            return folder
+    if not DATASET_ID.fullmatch(dataset):
+        known = local_datasets()
+        raise InputError(
+            f"{dataset!r} is neither a folder with a Minari dataset nor a dataset id such as hopper/medium-v0; "
+            f"{did_you_mean(dataset, list(known))} `dtrl datasets list` shows what is here."
+        )
+    root = minari_root()
+    local = root / dataset / "data"
+    if not local.is_dir():
+        download(dataset)
+    if not (local / "metadata.json").is_file():
+        raise InputError(f"{local} holds no metadata.json, so {dataset} is not a whole Minari dataset; delete that folder and get it again.")
+    return local
+
+
+def minari_root() -> Path:
+    """Minari's own rule for where datasets are, without creating the folder."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def local_datasets() -> dict[str, Path]:
+    """Ids of the datasets in the local Minari folder, with the folder of each."""
+    root, found = minari_root(), {}
+    for folder, below, _ in os.walk(root):
+        if "data" in below:
+            below.clear()  # a dataset: its episodes, which may be thousands of folders, are of no interest here
+            if (Path(folder) / "data" / "metadata.json").is_file():
+                found[Path(folder).relative_to(root).as_posix()] = Path(folder) / "data"
+    return dict(sorted(found.items()))
+
+
+def download(dataset: str) -> None:
+    """Have Minari download the dataset; an unknown id, or no network, becomes one sentence with the nearest local names."""
+    import logging
+
+    import minari
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry; the one sentence below says what happened
+    try:
+        check_online()
+        minari.download_dataset(dataset)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(
+            f"dataset {dataset!r} is not in {minari_root()}, and Minari could not download it ({reason}); "
+            f"{did_you_mean(dataset, list(local_datasets()))} `dtrl datasets list` shows the local ones."
+        ) from error
+
+
+def check_online() -> None:
+    """Raise at once where the hub's name does not resolve: Minari's client would try again for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    if not getproxies():
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); get the dataset again.") from error
+    if not isinstance(metadata, dict):
+        raise InputError(f"{path} holds {type(metadata).__name__}, where Minari writes an object; get the dataset again.")
+    return metadata
+
+
+def read_spaces(metadata: dict[str, Any], name: str) -> tuple[Space, Space]:
+    """Observation and action space as the metadata state them. Where they are absent Minari would build the environment, which runs its code: refused."""
+    found = []
+    for role in ("observation", "action"):
+        try:
+            space = space_from_json(metadata[f"{role}_space"])
+        except Exception as error:
+            raise InputError(
+                f"the metadata of {name} do not state its {role} space in a form Gymnasium knows ({type(error).__name__}: {error}); record the "
+                "dataset again with a current Minari."
+            ) from error
+        check_space(space, role, name)
+        found.append(space)
+    return found[0], found[1]
+
+
+def read_columns(
+    folder: Path, metadata: dict[str, Any], observation_space: Space, action_space: Space, name: str, allocate: Callable[..., Array]
+) -> dict[str, Array]:
+    """Every episode, read once and in order, into columns; one episode is in memory at a time."""
+    from minari.dataset.minari_storage import MinariStorage
+
+    steps, episodes = int(metadata.get("total_steps", -1)), int(metadata.get("total_episodes", -1))
+    if steps <= 0 or episodes <= 0:
+        raise InputError(f"dataset {name} is empty ({max(episodes, 0)} episodes, {max(steps, 0)} steps); record it again, or choose another.")
+    columns = empty_columns(steps, episodes, observation_space, action_space, allocate)
+    starts = np.zeros(episodes, dtype=np.int64)
+    row = 0
+    try:
+        storage = MinariStorage.read(folder)
+        for i, episode in enumerate(storage.get_episodes(range(episodes))):
+            length = len(episode["rewards"])
+            if row + length > steps:
+                raise InputError(f"the metadata of {name} state {steps} steps, and its episodes hold more (seen in episode {i}); get the dataset again.")
+            starts[i] = row
+            row += fill_episode(columns, i, row, episode, where=name)
+    except (OSError, KeyError, ImportError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the data of {name} in {folder} cannot be read ({type(error).__name__}: {error}); get the dataset again.") from error
+    if row != steps:
+        raise InputError(f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again.")
+    return {**columns, "episode_starts": starts}

@@ -1,0 +1,99 @@
+"""Trajectories → batches of windows (B, K), drawn by index arithmetic. The one place that cuts and pads.
+
+Conventions, fixed here: a window begins at any step of any episode and runs K steps or to the episode's end, whichever is first
+[Chen et al. 2021, algorithm 1]; it is padded on the right with zeros, so that behind a causal model padding cannot become content;
+timesteps count from the beginning of the episode; masks are True where a step is real, and are called `valid`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dtrl.trajectories import Trajectories
+
+FIELD_COLUMNS = {"return": "returns_to_go", "observation": "observations", "action": "actions"}
+"""Name of a model's field → the trajectories' column that it reads."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows in env units."""
+
+    values: Mapping[str, Tensor]
+    """Field name → (B, K, …): "return" (B, K), "observation" (B, K, S) or (B, K), "action" (B, K, A) or (B, K)."""
+    timesteps: Tensor
+    """(B, K) int64, steps since the beginning of the episode; 0 in padding."""
+    valid: Tensor
+    """(B, K) bool."""
+
+    def to(self, device: torch.device) -> "Batch":
+        move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
+        return Batch({name: move(x) for name, x in self.values.items()}, move(self.timesteps), move(self.valid))
+
+    def split(self, pieces: int) -> list["Batch"]:
+        """Cut into `pieces` batches of equal size along B."""
+        values = {name: x.chunk(pieces) for name, x in self.values.items()}
+        rest = zip(self.timesteps.chunk(pieces), self.valid.chunk(pieces), strict=True)
+        return [Batch({name: x[i] for name, x in values.items()}, t, v) for i, (t, v) in enumerate(rest)]
+
+
+class Windows:
+    """Draws batches of windows from trajectories.
+
+    Randomness is counter-based: batch number `update` depends on `(seed, update)` alone, so a resumed run needs no sampler state. `sampling`:
+    every step alike ("step"), every episode alike and then every step of it ("episode"), or an episode in proportion to its length times the
+    rank of its return, 1 for the worst ("return")."""
+
+    def __init__(self, trajectories: Trajectories, length: int, batch_size: int, sampling: str = "step", seed: int = 0) -> None:
+        self.trajectories = trajectories
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.columns = {field: getattr(trajectories, column) for field, column in FIELD_COLUMNS.items()}
+        self.end_of_step = np.repeat(trajectories.episode_ends, trajectories.episode_lengths)
+        self.start_of_step = np.repeat(trajectories.episode_starts, trajectories.episode_lengths)
+        self.cumulative = None if sampling == "step" else np.cumsum(episode_weights(trajectories, sampling))
+
+    def draw(self, update: int) -> npt.NDArray[np.int64]:
+        """(B,) the rows at which the windows of batch `update` begin."""
+        random = np.random.default_rng([self.seed, update])
+        if self.cumulative is None:
+            return random.integers(self.trajectories.num_steps, size=self.batch_size)
+        u = random.random((2, self.batch_size))
+        episodes = np.searchsorted(self.cumulative, u[0] * self.cumulative[-1], side="right")
+        offsets = (u[1] * self.trajectories.episode_lengths[episodes]).astype(np.int64)
+        return self.trajectories.episode_starts[episodes] + offsets
+
+    def batch(self, update: int) -> Batch:
+        return self.gather(self.draw(update))
+
+    def gather(self, starts: npt.NDArray[np.int64]) -> Batch:
+        """The windows that begin at the given rows."""
+        steps = starts[:, None] + np.arange(self.length)
+        valid = steps < self.end_of_step[starts][:, None]
+        rows = np.where(valid, steps, starts[:, None])
+        timesteps = (rows - self.start_of_step[starts][:, None]) * valid
+        values = {name: torch.from_numpy(zero_padding(column[rows], valid)) for name, column in self.columns.items()}
+        return Batch(values, torch.from_numpy(timesteps), torch.from_numpy(valid))
+
+    def describe(self, update: int) -> str:
+        """Which episodes batch `update` drew from, for error messages."""
+        episodes = np.unique(np.searchsorted(self.trajectories.episode_starts, self.draw(update), side="right") - 1)
+        shown = ", ".join(map(str, episodes[:8]))
+        return f"episodes {shown}{f' and {len(episodes) - 8} more' if len(episodes) > 8 else ''}"
+
+
+def episode_weights(trajectories: Trajectories, sampling: str) -> npt.NDArray[np.float64]:
+    """(E,) unnormalised probability of drawing a window from each episode."""
+    if sampling == "episode":
+        return np.ones(trajectories.num_episodes)
+    ranks = np.empty(trajectories.num_episodes)
+    ranks[np.argsort(trajectories.episode_returns, kind="stable")] = np.arange(1, trajectories.num_episodes + 1)
+    return ranks * trajectories.episode_lengths
+
+
+def zero_padding(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    values[~valid] = 0
+    return values
