@@ -1,0 +1,26 @@
+"""What every backbone offers: one method, as in `torch.nn.GRU`."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module, ABC):
+    """A causal map of token sequences. Training, prefill and a single step are the same `forward` with L large or small:
+    a second code path would drift from the first."""
+
+    memory: bool
+    """Whether a token's output depends on earlier tokens at all."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: Any = None, read: Tensor | None = None) -> tuple[Tensor, Any]:
+        """(B, L, D) → (B, L, D), and the state after the L tokens.
+
+        Without a `state` the sequences begin at x[:, 0]. With one, they go on where the state ends, which is then updated in place.
+        `read` (R,) names the positions of x whose outputs are wanted: the result is (B, R, D), and what no wanted output depends on is
+        not computed."""
+
+    @abstractmethod
+    def initial_state(self, batch_size: int, capacity: int) -> Any:
+        """The state before the first token, with room for `capacity` tokens a sequence, on the backbone's device and in its dtype."""

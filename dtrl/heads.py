@@ -1,0 +1,118 @@
+"""Hidden vectors → next-token distributions. A new head is a class here, a row in `HEADS`, and its tests.
+
+A head works in token units: a continuous action's token lies in [−1, 1] where the action space has bounds (see `tokenizers.continuous`)."""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal, TransformedDistribution
+from torch.distributions.transforms import TanhTransform
+from torch.distributions.utils import lazy_property
+
+LOG_STD_RANGE = (-5.0, 2.0)
+"""Clamp of the log standard deviation [Zheng et al. 2022, Online Decision Transformer, arXiv:2202.05607]."""
+TANH_EDGE = 1 - 1e-6
+"""Largest |token| whose density under a squashed Gaussian is asked for: at ±1 it is infinite."""
+
+
+class Head(Protocol):
+    """A module from hidden vectors (…, D) to the distribution of the token that comes next."""
+
+    def __call__(self, hidden: Tensor) -> Distribution: ...
+
+
+class PointMass(Distribution):
+    """The deterministic policy as a distribution: a Gaussian of fixed deviation √(d/2), whose normalising constant, which no gradient sees, is left
+    out. So −log p is exactly the mean squared error over the d entries of a token [Chen et al. 2021, §3]."""
+
+    arg_constraints: dict[str, Any] = {}
+    has_rsample = True
+
+    def __init__(self, location: Tensor) -> None:
+        self.location = location
+        super().__init__(location.shape[:-1], location.shape[-1:], validate_args=False)
+
+    @property
+    def mode(self) -> Tensor:
+        return self.location
+
+    @property
+    def mean(self) -> Tensor:
+        return self.location
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self.location.expand(self._extended_shape(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -(value - self.location).square().mean(dim=-1)
+
+
+class TanhNormal(TransformedDistribution):
+    """tanh of a diagonal Gaussian [Haarnoja et al. 2018, appendix C, arXiv:1801.01290]; its `mode` is the tanh of the Gaussian's mean."""
+
+    def __init__(self, location: Tensor, deviation: Tensor) -> None:
+        self.normal = Independent(Normal(location, deviation, validate_args=False), 1, validate_args=False)
+        super().__init__(self.normal, TanhTransform(cache_size=1), validate_args=False)
+
+    @lazy_property
+    def mode(self) -> Tensor:
+        return torch.tanh(self.normal.mean)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mode
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value.clamp(-TANH_EDGE, TANH_EDGE))  # type: ignore[no-any-return]
+
+
+class Deterministic(nn.Module):
+    """One point; squashed by tanh where the tokens are bounded, as published."""
+
+    def __init__(self, width: int, token_width: int, bounded: bool) -> None:
+        super().__init__()
+        self.point = nn.Linear(width, token_width)
+        self.bounded = bounded
+
+    def forward(self, hidden: Tensor) -> PointMass:
+        point = self.point(hidden)
+        return PointMass(torch.tanh(point) if self.bounded else point)
+
+
+class Gaussian(nn.Module):
+    """Mean and deviation an entry; not squashed, so what lies outside the action space is clipped when it is decoded."""
+
+    def __init__(self, width: int, token_width: int, bounded: bool) -> None:
+        super().__init__()
+        self.parameters_of = nn.Linear(width, 2 * token_width)
+
+    def moments(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        location, log_deviation = self.parameters_of(hidden).chunk(2, dim=-1)
+        low, high = LOG_STD_RANGE
+        return location, (low + (high - low) * torch.sigmoid(log_deviation)).exp()
+
+    def forward(self, hidden: Tensor) -> Distribution:
+        return Independent(Normal(*self.moments(hidden), validate_args=False), 1, validate_args=False)
+
+
+class TanhGaussian(Gaussian):
+    """A Gaussian squashed into [−1, 1]: no probability outside the action space."""
+
+    def forward(self, hidden: Tensor) -> TanhNormal:
+        return TanhNormal(*self.moments(hidden))
+
+
+class Categories(nn.Module):
+    """Logits over a vocabulary."""
+
+    def __init__(self, width: int, vocab_size: int, bounded: bool = False) -> None:
+        super().__init__()
+        self.logits = nn.Linear(width, vocab_size)
+
+    def forward(self, hidden: Tensor) -> Categorical:
+        return Categorical(logits=F.log_softmax(self.logits(hidden), dim=-1), validate_args=False)
+
+
+HEADS: dict[str, type[nn.Module]] = {"deterministic": Deterministic, "gaussian": Gaussian, "tanh_gaussian": TanhGaussian, "categorical": Categories}

@@ -1,0 +1,146 @@
+"""The one model: fields with tokenizers → causal backbone → heads, and its one loss.
+
+A *block* is what one environment step contributes to the sequence: the tokens of each field in context, in the order of the fields: (return-to-go,
+observation, action) for the Decision Transformer. The hidden vector at a token predicts the token after it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from dtrl.backbones import Backbone
+from dtrl.backbones.attention import dropout
+from dtrl.tokenizers import Tokenizer
+from dtrl.windows import Batch
+
+
+@dataclass(frozen=True)
+class Field:
+    """One slot group of the block."""
+
+    name: str
+    """Its key in `Batch.values`."""
+    tokenizer: Tokenizer
+    loss_weight: float = 0.0
+    """Weight of −log p of its tokens in the loss; 0 for a field that only conditions."""
+    in_context: bool = True
+    """Whether its tokens are fed to the model. A field that is not is predicted from the slot before it and never seen."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sums over the predicted tokens of a batch, so that losses of several batches add up exactly."""
+
+    total: Tensor
+    """Σ w·m·(−log p), a scalar with a gradient."""
+    weight: Tensor
+    """Σ w·m."""
+    by_field: Mapping[str, tuple[Tensor, Tensor, Tensor]]
+    """Field → (Σ m·(−log p), Σ m·error, Σ m), detached; the error is the squared error of the mode in token units, or 1 for a wrong id."""
+
+
+class SequenceModel(nn.Module):
+    """Embeds and interleaves fields, runs the backbone, reads heads.
+
+    `heads` has one head for each field with a loss weight. `max_timestep` is the number of rows of the learned timestep embedding that is added to
+    every token of a step (None: no such embedding); later steps share the last row. `normalize` adds the published LayerNorm after embedding."""
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        backbone: Backbone,
+        heads: Mapping[str, nn.Module],
+        *,
+        width: int,
+        max_timestep: int | None = None,
+        normalize: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.fields, self.width, self.dropout = tuple(fields), width, dropout
+        context = [f for f in fields if f.in_context]
+        self.tokenizers = nn.ModuleDict({f.name: f.tokenizer for f in fields})
+        self.embeddings = nn.ModuleDict({f.name: embedding(f.tokenizer, width) for f in context})
+        self.timestep_embedding = nn.Embedding(max_timestep, width) if max_timestep else None
+        self.norm = nn.LayerNorm(width) if normalize else nn.Identity()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+        self.tokens_per_step = sum(f.tokenizer.num_tokens for f in context)
+        self.slots = self.slots_of_fields()
+
+    def slots_of_fields(self) -> dict[str, int]:
+        """The slot of the block at which each field begins; for a field out of context, the slot that it would have."""
+        slots, slot = {}, 0
+        for f in self.fields:
+            slots[f.name] = slot
+            if f.in_context:
+                slot += f.tokenizer.num_tokens
+            elif f.tokenizer.num_tokens != 1:
+                raise ValueError(f"field {f.name!r} has {f.tokenizer.num_tokens} tokens a step and is not in context; only a single token can be predicted so")
+        return slots
+
+    def fit(self, columns: Mapping[str, object]) -> None:
+        """Fit each field's tokenizer to its column of data."""
+        for f in self.fields:
+            f.tokenizer.fit(columns[f.name])  # type: ignore[arg-type]
+
+    def embed(self, names: Iterable[str], values: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
+        """Tokens (B, T · slots, D) of the named fields for steps at the given timesteps (B, T), in block order. Training and acting both call this."""
+        time = None
+        if self.timestep_embedding is not None:
+            time = self.timestep_embedding(timesteps.clamp(max=self.timestep_embedding.num_embeddings - 1)).unsqueeze(2)
+        tokens = []
+        for name in names:
+            x = self.embeddings[name](self.tokenizers[name].encode(values[name]))
+            tokens.append(x if time is None else x + time)
+        x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)
+        return dropout(self.norm(x.flatten(1, 2)), self.dropout if self.training else 0.0)
+
+    def forward(self, batch: Batch) -> dict[str, Distribution]:
+        """The distribution of every field with a head, at every step: batch shape (B, K, n)."""
+        steps = batch.timesteps.shape[1]
+        x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
+        reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
+        read = torch.cat([r.flatten() for r in reads.values()])
+        hidden, _ = self.backbone(x[:, : int(read.max()) + 1], read=read)
+        pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
+        return {name: self.heads[name](h.unflatten(1, reads[name].shape)) for name, h in zip(reads, pieces, strict=True)}
+
+    def read_positions(self, name: str, steps: int, device: torch.device) -> Tensor:
+        """(K, n) the positions whose hidden vectors predict the field's tokens: each the one before the token's own.
+
+        A field that opens the block is predicted from the end of the block before; at the first step nothing is before it, and the loss leaves
+        that step out."""
+        tokens = torch.arange(self.tokenizers[name].num_tokens, device=device)  # type: ignore[arg-type]
+        first = torch.arange(steps, device=device)[:, None] * self.tokens_per_step + self.slots[name]
+        return (first + tokens - 1).clamp(min=0)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Σⱼ wⱼ·m·(−log p(xⱼ | x<ⱼ)) and Σⱼ wⱼ·m over the tokens of valid steps (teacher forcing); their quotient is the loss."""
+        total, weight, by_field = batch.timesteps.new_zeros((), dtype=torch.float32), batch.timesteps.new_zeros((), dtype=torch.float32), {}
+        for name, distribution in self(batch).items():
+            f = next(f for f in self.fields if f.name == name)
+            target = f.tokenizer.encode(batch.values[name])
+            valid = batch.valid.unsqueeze(-1).expand(target.shape[:3])
+            if self.slots[name] == 0:
+                valid = valid & (torch.arange(valid.shape[1], device=valid.device)[:, None] > 0)
+            # where, not a product: padding times zero is NaN when the padding is not finite
+            surprise = torch.where(valid, -distribution.log_prob(target), 0.0)
+            count = valid.sum()
+            total = total + f.loss_weight * surprise.sum()
+            weight = weight + f.loss_weight * count
+            by_field[name] = (surprise.sum().detach(), torch.where(valid, mode_error(distribution, target), 0.0).sum().detach(), count)
+        return Loss(total, weight, by_field)
+
+
+def embedding(tokenizer: Tokenizer, width: int) -> nn.Module:
+    """Ids through a table, real vectors through a linear map."""
+    return nn.Linear(tokenizer.token_width, width) if tokenizer.vocab_size is None else nn.Embedding(tokenizer.vocab_size, width)
+
+
+def mode_error(distribution: Distribution, target: Tensor) -> Tensor:
+    """Squared error of the mode, mean over a token's entries; for ids, whether the most probable one is wrong."""
+    mode = distribution.mode.detach()
+    return (mode - target).square().mean(dim=-1) if target.is_floating_point() else (mode != target).float()
