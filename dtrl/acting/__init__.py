@@ -1,0 +1,9 @@
+"""Policies that act: contexts, the policy itself, and rollouts in vector environments."""
+
+from dtrl.acting.context import CONTEXTS
+from dtrl.acting.environments import make_environment
+from dtrl.acting.policy import Policy, PolicyState
+from dtrl.acting.rollout import Episode, rollout
+from dtrl.acting.runs import load_policy
+
+__all__ = ["CONTEXTS", "Episode", "Policy", "PolicyState", "load_policy", "make_environment", "rollout"]

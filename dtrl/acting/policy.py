@@ -1,0 +1,304 @@
+"""A policy: the trained model with all it needs to act, in env units, under Stable-Baselines3's signature.
+
+B environments, S width of an observation, A width of an action."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
+
+import dtrl
+from dtrl.acting.artefact import load_artefact, save_artefact
+from dtrl.acting.context import CONTEXTS, Context, check_context
+from dtrl.config import DecodingConfig, ModelConfig
+from dtrl.decoding import choose
+from dtrl.errors import InputError
+from dtrl.presets import build
+from dtrl.sequence_model import SequenceModel
+from dtrl.spaces import Space, column_layout, space_from_json, space_to_json
+from dtrl.trajectories import Trajectories
+
+Array = npt.NDArray[Any]
+DEFAULT_TARGET_QUANTILE = 0.95
+"""The default target return is this quantile of the episode returns in the data: high, and still inside what the model has seen."""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a policy remembers of the data it was trained on."""
+
+    dataset: str
+    env_spec: str | None
+    reference: tuple[float, float] | None
+    fingerprint: str | None
+    discount: float
+    delayed: bool
+    return_quantiles: tuple[float, ...]
+    """Episode returns at 0, 1, …, 100 %."""
+
+    @classmethod
+    def of(cls, trajectories: Trajectories) -> "DataSummary":
+        quantiles = np.quantile(trajectories.episode_returns, np.linspace(0, 1, 101))
+        o = trajectories.origin
+        return cls(o.name, o.env_spec, o.reference, o.fingerprint, trajectories.discount, trajectories.delayed, tuple(float(q) for q in quantiles))
+
+    @property
+    def default_target_return(self) -> float:
+        return self.return_quantiles[round(100 * DEFAULT_TARGET_QUANTILE)]
+
+
+@dataclass
+class PolicyState:
+    """What B environments carry from one call of `predict` to the next. It is updated in place."""
+
+    context: Context
+    target_returns: npt.NDArray[np.float64]
+    """(B,) asked return of the episodes in progress."""
+    returns_to_go: npt.NDArray[np.float64]
+    """(B,) what is still asked for; lowered by `reward` at the next call."""
+    reward: npt.NDArray[np.float64]
+    """(B,) reward seen since the last call. Add to it after a step: `state.reward[i] += reward`."""
+    timesteps: npt.NDArray[np.int64]
+    """(B,) steps since the episode began."""
+    actions: Array
+    """(B, A) or (B,) the last actions, in env units."""
+    generators: list[np.random.Generator]
+    """One a row, for sampling."""
+    started: bool = False
+
+
+class Policy:
+    """Acts in env units: `predict` (Stable-Baselines3's signature), or `reset` and `act` for the simplest loop.
+
+    The return-to-go falls as rewards come in, so they have to reach the policy: `act(observation, reward)` takes them; a caller of `predict` adds them to
+    `state.reward`; Stable-Baselines3's `evaluate_policy` does so through `callback=policy.reward_callback`. A caller who never tells rewards
+    asks for the whole target at every step."""
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        config: ModelConfig,
+        observation_space: Space,
+        action_space: Space,
+        data: DataSummary,
+        *,
+        context: str | None = None,
+        context_length: int | None = None,
+        decoding: DecodingConfig | None = None,
+        target_return: float | None = None,
+        updates: int = 0,
+    ) -> None:
+        self.model, self.config, self.data, self.updates = model.eval(), config, data, updates
+        self.observation_space, self.action_space = observation_space, action_space
+        self.context, self.context_length = check_context(context, context_length, config, model.backbone.memory)
+        self.decoding = decoding or DecodingConfig()
+        self.target_return = check_target(data.default_target_return if target_return is None else target_return)
+        self.acted = next(f.name for f in model.fields if f.name == "action")
+        names = [f.name for f in model.fields]
+        cut = names.index(self.acted)
+        self.before = [f.name for f in model.fields[:cut] if f.in_context]
+        self.after = [f.name for f in model.fields[cut:] if f.in_context]
+        self._state: PolicyState | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Policy":
+        self.model.to(device)
+        self._state = None
+        return self
+
+    def variant(self, **changes: Any) -> "Policy":
+        """The same model, acting otherwise: context, context_length, decoding, target_return."""
+        rest = {"context": self.context, "context_length": self.context_length, "decoding": self.decoding, "target_return": self.target_return, **changes}
+        if "context" in changes and "context_length" not in changes:
+            rest["context_length"] = None
+        if not self.model.backbone.memory:
+            rest["context_length"] = None
+        return Policy(self.model, self.config, self.observation_space, self.action_space, self.data, updates=self.updates, **rest)
+
+    # acting
+
+    def initial_state(
+        self, num_envs: int = 1, target_returns: float | Sequence[float] | Array | None = None, generators: Sequence[np.random.Generator] | None = None
+    ) -> PolicyState:
+        """The state before the first observation of `num_envs` environments, with one target return for all or one each."""
+        targets = np.asarray(self.target_return if target_returns is None else target_returns, dtype=np.float64)
+        for target in targets.flat:
+            check_target(float(target))
+        if targets.ndim and targets.shape != (num_envs,):
+            raise InputError(f"{targets.size} target returns were given for {num_envs} environments; give one, or one for each.")
+        shape, dtype = column_layout(self.action_space)
+        context = CONTEXTS[self.context](self.model.backbone, num_envs, self.context_length, self.model.tokens_per_step, self.model.width)
+        return PolicyState(
+            context,
+            np.broadcast_to(targets, (num_envs,)).copy(),
+            np.zeros(num_envs),
+            np.zeros(num_envs),
+            np.zeros(num_envs, dtype=np.int64),
+            np.zeros((num_envs, *shape), dtype),
+            list(generators) if generators is not None else [np.random.default_rng([0, i]) for i in range(num_envs)],
+        )
+
+    def predict(
+        self, observation: Array | int, state: PolicyState | None = None, episode_start: Array | None = None, deterministic: bool = True
+    ) -> tuple[Array, PolicyState]:
+        """(action, state) for one observation (S,) or for B of them (B, S), under Stable-Baselines3's signature.
+
+        `episode_start` (B,) says which environments have just been reset. `deterministic=False` samples, as `decoding` says. The returned state is the
+        given one, updated in place: add rewards to its `reward`."""
+        observations, single = self.batch_of(observation)
+        if state is None:
+            state = self.initial_state(len(observations))
+        elif not isinstance(state, PolicyState):
+            raise InputError(f"state is a {type(state).__name__}; pass the state that the last call of predict returned, or None to begin.")
+        if len(observations) != len(state.timesteps):
+            raise InputError(f"{len(observations)} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state.")
+        first = np.full(len(observations), not state.started)
+        if episode_start is not None:
+            first = first | np.atleast_1d(np.asarray(episode_start, dtype=bool))
+        state.started = True
+        self.advance(state, first)
+        with torch.inference_mode():
+            distribution = self.distribution(state, observations, first)
+            tokens = choose(distribution, self.decoding if not deterministic else GREEDY, state.generators)
+            state.actions = self.to_actions(tokens)
+        return (state.actions[0] if single else state.actions), state
+
+    def advance(self, state: PolicyState, first: npt.NDArray[np.bool_]) -> None:
+        """Move returns-to-go and timesteps to this step: R ← (R − r) / γ, the target where an episode begins."""
+        if not self.data.delayed:  # trained on whole returns until the last step, it must see the whole target too
+            state.returns_to_go = (state.returns_to_go - state.reward) / self.data.discount
+        state.returns_to_go = np.where(first, state.target_returns, state.returns_to_go)
+        state.timesteps = np.where(first, 0, state.timesteps + 1)
+        state.reward = np.zeros_like(state.reward)
+
+    def distribution(self, state: PolicyState, observations: Array, first: npt.NDArray[np.bool_]) -> Distribution:
+        """The model's distribution of the action token, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ]."""
+        model, device = self.model, self.device
+        began = torch.from_numpy(first).to(device)
+        timesteps = torch.from_numpy(state.timesteps).to(device).unsqueeze(1)
+        values = {"return": state.returns_to_go, "observation": observations, "action": state.actions}
+        now = {name: torch.from_numpy(np.asarray(values[name])).to(device).unsqueeze(1) for name in {*self.before, *self.after}}
+        x = model.embed(self.before, now, timesteps)
+        counts = torch.full((len(first),), x.shape[1], device=device)
+        if self.after:
+            last = model.embed(self.after, now, (timesteps - 1).clamp(min=0))
+            going_on = torch.cat([last, x], dim=1)
+            beginning = torch.cat([x, torch.zeros_like(last)], dim=1)  # no action came before: padded on the right instead
+            x = torch.where(began[:, None, None], beginning, going_on)
+            counts = torch.where(began, counts, x.shape[1])
+        hidden = state.context.step(x, counts, began)
+        return self.model.heads[self.acted](hidden.unsqueeze(1))  # type: ignore[no-any-return]
+
+    def to_actions(self, tokens: Tensor) -> Array:
+        """(B, 1) ids or (B, 1, A) vectors → (B,) or (B, A) actions inside the action space, in its dtype."""
+        decoded = self.model.tokenizers[self.acted].decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()  # type: ignore[operator]
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            return np.clip(decoded, space.low, space.high).astype(space.dtype)
+        return np.asarray(decoded, dtype=np.int64)
+
+    def batch_of(self, observation: Array | int) -> tuple[Array, bool]:
+        """Observations as (B, …), and whether a single one was given. Raises InputError for a shape that does not fit the space."""
+        shape, dtype = column_layout(self.observation_space)
+        if isinstance(observation, (tuple, dict)):
+            raise InputError(
+                f"observation is a {type(observation).__name__}, and the policy's space is {self.observation_space}; Gymnasium's reset returns (observation, info): pass only the first."
+            )
+        values = np.asarray(observation, dtype=dtype)
+        single = values.shape == shape
+        if single:
+            values = values[None]
+        if values.shape[1:] != shape or values.ndim != len(shape) + 1:
+            raise InputError(f"observations have shape {values.shape}, and the policy was trained on {self.observation_space}; give {shape}, or a batch of them.")
+        if isinstance(self.observation_space, spaces.Discrete) and not all(self.observation_space.contains(v) for v in values):
+            raise InputError(f"observations {values.tolist()} are not all in {self.observation_space}, on which the policy was trained.")
+        if values.dtype == np.float32 and not np.isfinite(values).all():
+            raise InputError(f"the observation of environment {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinity; the environment is at fault.")
+        return values, single
+
+    def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
+        """Begin an episode for `act`."""
+        self._state = self.initial_state(num_envs, target_return)
+
+    def act(self, observation: Array | int, reward: float | Array = 0.0, deterministic: bool = True) -> Array:
+        """The action for an observation, told the reward that the last action earned. The simplest loop: reset(), then act() at every step."""
+        if self._state is None:
+            self.reset(num_envs=len(self.batch_of(observation)[0]))
+        assert self._state is not None
+        if self._state.started:
+            self._state.reward += reward
+        return self.predict(observation, self._state, deterministic=deterministic)[0]
+
+    @staticmethod
+    def reward_callback(local: dict[str, Any], _: dict[str, Any]) -> None:
+        """For Stable-Baselines3: `evaluate_policy(policy, env, callback=policy.reward_callback)`. It is called for each environment after each step."""
+        local["states"].reward[local["i"]] += local["rewards"][local["i"]]
+
+    # proof
+
+    def replay(self, trajectories: Trajectories, rows: int = 32) -> float:
+        """The largest |acting − teacher forcing| over the episodes: in token units for continuous actions, in log-probability for discrete ones.
+
+        Acting is fed the recorded observations, actions and rewards one step at a time, `rows` episodes side by side; teacher forcing is the training
+        forward over what each action may depend on. Zero up to rounding, or acting is not the model that was trained."""
+        from dtrl.acting.replay import largest_difference
+
+        return largest_difference(self, trajectories, rows)
+
+    # saving
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy to one file (safetensors with a JSON header), atomically."""
+        save_artefact(Path(path), self.model.state_dict(), self.document())
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "dtrl": dtrl.__version__,
+            "model": asdict(self.config),
+            "observation_space": space_to_json(self.observation_space),
+            "action_space": space_to_json(self.action_space),
+            "data": asdict(self.data),
+            "updates": self.updates,
+            "target_return": self.target_return,
+        }
+
+    @classmethod
+    def load(cls, path: str | Path, **acting: Any) -> "Policy":
+        """The policy in a file made by `save`; keyword arguments are those of `Policy`. Nothing else is needed: no dataset, no environment."""
+        tensors, document = load_artefact(Path(path))
+        try:
+            config = ModelConfig(**document["model"])
+            data = document["data"]
+            reference = tuple(data["reference"]) if data["reference"] else None
+            summary = DataSummary(**{**data, "reference": reference, "return_quantiles": tuple(data["return_quantiles"])})
+            observation_space, action_space = space_from_json(document["observation_space"]), space_from_json(document["action_space"])
+            model = build(config, observation_space, action_space)
+            model.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"{path} does not describe a policy this dtrl can build ({error}); use the dtrl that wrote it ({document.get('dtrl')}).") from error
+        acting.setdefault("target_return", document["target_return"])
+        return cls(model, config, observation_space, action_space, summary, updates=document["updates"], **acting)
+
+
+GREEDY = DecodingConfig()
+
+
+def check_target(target: float) -> float:
+    if not np.isfinite(target):
+        raise InputError(f"target return {target} is not finite; ask for a return such as those in `dtrl datasets show`.")
+    return float(target)
+
+
+def distribution_values(distribution: Distribution) -> Tensor:
+    """What two distributions are compared by: log-probabilities of ids, or the mode of a vector."""
+    return distribution.logits if isinstance(distribution, Categorical) else distribution.mode

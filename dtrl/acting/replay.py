@@ -1,0 +1,66 @@
+"""Acting against teacher forcing, on recorded episodes: the proof that the policy in the environment is the model that was trained."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dtrl.acting.context import CONTEXTS
+from dtrl.acting.policy import distribution_values
+from dtrl.trajectories import Trajectories
+from dtrl.windows import Windows
+
+if TYPE_CHECKING:
+    from dtrl.acting.policy import Policy
+
+
+def largest_difference(policy: "Policy", trajectories: Trajectories, rows: int) -> float:
+    """Largest difference of acting and teacher forcing over all steps of all episodes, `rows` episodes side by side."""
+    worst = 0.0
+    for begin in range(0, trajectories.num_episodes, rows):
+        episodes = trajectories.select(range(begin, min(begin + rows, trajectories.num_episodes)))
+        with torch.inference_mode():
+            acted = act_along(policy, episodes)
+            forced = teacher_forced(policy, episodes)
+        worst = max(worst, float((acted - forced).abs().max()))
+    return worst
+
+
+def act_along(policy: "Policy", episodes: Trajectories) -> Tensor:
+    """(N, …) what acting computes at each step, when the recorded actions are taken and the recorded rewards come in."""
+    starts, lengths = episodes.episode_starts, episodes.episode_lengths
+    state = policy.initial_state(len(starts), episodes.returns_to_go[starts])
+    out: list[Tensor | None] = [None] * episodes.num_steps
+    for step in range(int(lengths.max())):
+        at = np.minimum(starts + step, starts + lengths - 1)  # a finished row repeats its last step, unread
+        first = np.full(len(starts), step == 0)
+        policy.advance(state, first)
+        if policy.data.discount != 1:  # (R − r) / γ multiplies rounding at every step, so the recorded value is used
+            state.returns_to_go = episodes.returns_to_go[at].astype(np.float64)
+        values = distribution_values(policy.distribution(state, episodes.observations[at], first))
+        for row in np.flatnonzero(step < lengths):
+            out[starts[row] + step] = values[row, 0]
+        state.actions = np.asarray(episodes.actions[at])
+        state.reward = np.asarray(episodes.rewards[at], dtype=np.float64)
+    return torch.stack([v for v in out if v is not None])
+
+
+def teacher_forced(policy: "Policy", episodes: Trajectories, batch: int = 64) -> Tensor:
+    """(N, …) what the training forward computes for each step, from the tokens its action may depend on."""
+    model, length = policy.model, policy.context_length
+    whole = policy.context in ("banded", "full")
+    steps = int(episodes.episode_lengths.max()) if whole else length
+    windows = Windows(episodes, steps, 1)
+    within = np.arange(episodes.num_steps) - windows.start_of_step
+    begin = np.array([CONTEXTS[policy.context].start(int(t), length) for t in range(int(within.max()) + 1)])
+    starts = windows.start_of_step + begin[within]
+    out = []
+    if whole:
+        for start, end in zip(episodes.episode_starts, episodes.episode_ends, strict=True):
+            out.append(distribution_values(model(windows.gather(np.array([start])).to(policy.device))[policy.acted])[0, : end - start, 0])
+        return torch.cat(out)
+    for piece in np.array_split(np.arange(len(starts)), max(1, len(starts) // batch)):
+        values = distribution_values(model(windows.gather(starts[piece]).to(policy.device))[policy.acted])
+        out.append(values[torch.arange(len(piece)), torch.from_numpy(np.arange(episodes.num_steps)[piece] - starts[piece]), 0])
+    return torch.cat(out)
