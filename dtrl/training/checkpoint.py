@@ -1,0 +1,116 @@
+"""Checkpoints: a policy and all that training needs to go on exactly, in safetensors and JSON."""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dtrl.acting import Policy
+from dtrl.acting.runs import POLICY_FILE, checkpoints, update_of, verify, write_manifest
+from dtrl.config import ModelConfig, TrainingConfig
+from dtrl.errors import InputError
+from dtrl.files import cannot_write, sync_folder
+
+OPTIMIZER_FILE, TRAINING_FILE = "optimizer.safetensors", "training.json"
+FREE = ("updates", "log_every", "checkpoint_every", "keep_checkpoints", "device", "gradient_accumulation")
+"""Training settings that may change at a resume: with the others, the run would no longer be the one that was begun."""
+
+
+def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Path:
+    """Write a checkpoint folder under a temporary name, fsync its files, and rename it; then drop all but the newest few.
+
+    Raises InputError where it cannot be written; earlier checkpoints stay."""
+    from safetensors.torch import save
+
+    target = run / "checkpoints" / f"update-{policy.updates:08d}"
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".writing-"))
+        policy.save(temporary / POLICY_FILE)
+        (temporary / OPTIMIZER_FILE).write_bytes(save(optimizer_tensors(optimizer)))
+        (temporary / TRAINING_FILE).write_text(json.dumps({"training": asdict(config), "threads": torch.get_num_threads(), "torch": torch.__version__}, indent=2))
+        write_manifest(temporary)
+        for file in temporary.iterdir():
+            with open(file, "rb") as stream:
+                os.fsync(stream.fileno())
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    for old in checkpoints(run)[: -config.keep_checkpoints]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: Path, optimizer: torch.optim.Optimizer, policy_model: torch.nn.Module, config: TrainingConfig) -> int:
+    """Put a verified checkpoint's weights and optimiser state in place; returns the number of updates it has seen.
+
+    Raises InputError where the run was begun with other training settings, naming each with both values."""
+    from safetensors.torch import load_file
+
+    verify(folder)
+    stored = json.loads((folder / TRAINING_FILE).read_text())
+    changed = [
+        f"{name} {stored['training'].get(name)} → {value}" for name, value in asdict(config).items() if name not in FREE and stored["training"].get(name) != value
+    ]
+    if changed:
+        raise InputError(f"{folder.parent.parent} was begun with other settings ({'; '.join(changed)}); resume it with its own, or begin another run.")
+    policy_model.load_state_dict(load_file(folder / POLICY_FILE))
+    load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))
+    if stored["threads"] != torch.get_num_threads():
+        import warnings
+
+        warnings.warn(f"the run had {stored['threads']} threads and has {torch.get_num_threads()} now: it goes on, but not bit for bit", stacklevel=2)
+    return update_of(folder)
+
+
+def newest_good_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint that matches its manifest, with a warning for each newer one that does not; None when the run has none at all.
+
+    Raises InputError when there are checkpoints and none is good."""
+    import warnings
+
+    failure: InputError | None = None
+    for folder in reversed(checkpoints(run)):
+        try:
+            verify(folder)
+            return folder
+        except InputError as error:
+            failure = failure or error
+            warnings.warn(f"passed over: {error}", stacklevel=2)
+    if failure is not None:
+        raise failure
+    return None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's state as flat names: parameter number, then entry."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": torch.as_tensor(value).detach().cpu().contiguous() for i, entries in state.items() for name, value in entries.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def same_model(config: ModelConfig, stored: ModelConfig, run: Path) -> None:
+    """Raise InputError where a resumed run's model is not the one that is asked for, naming each difference."""
+    changed = [f"{name} {getattr(stored, name)} → {value}" for name, value in asdict(config).items() if getattr(stored, name) != value]
+    if changed:
+        raise InputError(f"{run} was begun with another model ({'; '.join(changed)}); resume it with its own settings, or begin another run.")

@@ -1,0 +1,335 @@
+"""The training loop: teacher forcing, AdamW, a schedule. It knows no environment and no evaluation; callbacks are handed in."""
+
+import contextlib
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dtrl.acting import Policy
+from dtrl.acting.artefact import parameters_sha256
+from dtrl.acting.policy import DataSummary
+from dtrl.acting.runs import checkpoints, load_policy
+from dtrl.config import ModelConfig, TrainingConfig, split_options
+from dtrl.errors import InputError
+from dtrl.files import cannot_write, write_atomically
+from dtrl.presets import build, columns_for, resolve, training_data, window_length
+from dtrl.sequence_model import Loss, SequenceModel
+from dtrl.training.checkpoint import load_checkpoint, newest_good_checkpoint, same_model, save_checkpoint
+from dtrl.training.logging import RunLogger
+from dtrl.trajectories import Trajectories
+from dtrl.windows import Batch, Windows
+
+MAX_WARMUP = 10_000
+"""Updates of linear warm-up in the published code [Chen et al. 2021]; shorter runs warm up for a tenth of their length."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a callback is told."""
+
+    kind: str
+    """"start" before the first update, "update" after each one, "end" after the last."""
+    update: int
+    """Updates done."""
+    policy: Policy
+    logger: RunLogger | None
+    """The run's log; None without a logdir."""
+
+
+Callback = Callable[[Event], bool | None]
+"""Called with every event; returning False ends training after a checkpoint."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was interrupted by a signal, after a checkpoint. `number` is the signal's."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+def train(
+    trajectories: Trajectories,
+    *,
+    preset: str = "dt",
+    updates: int,
+    batch_size: int = 64,
+    context_length: int = 20,
+    seed: int = 0,
+    logdir: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = False,
+    **options: Any,
+) -> Policy:
+    """Train a preset on trajectories and return the policy.
+
+    With a `logdir`, TensorBoard events, checkpoints, config.toml and result.json are written there; `resume=True` goes on from its newest checkpoint,
+    bit for bit on the same machine and thread count. Further options are the fields of `ModelConfig` and `TrainingConfig`.
+
+    Raises InputError for wrong options, a logdir that holds another run, and a loss that is not finite (naming the batch; the last good checkpoint
+    stays). SIGINT and SIGTERM write a checkpoint first and then raise `Interrupted`."""
+    given = {"preset": preset, "context_length": context_length, "updates": updates, "batch_size": batch_size, "seed": seed, **options}
+    model_options, training_options = split_options(given, ModelConfig, TrainingConfig)
+    trainer = Trainer(trajectories, ModelConfig(**model_options), TrainingConfig(**training_options), None if logdir is None else Path(logdir), resume)
+    return trainer.run(list(callbacks), progress)
+
+
+class Trainer:
+    """One run: its model, optimiser, windows and log."""
+
+    def __init__(self, trajectories: Trajectories, model_config: ModelConfig, config: TrainingConfig, logdir: Path | None, resume: bool) -> None:
+        self.config, self.logdir = config, logdir
+        self.device = choose_device(config.device)
+        self.data = training_data(model_config, trajectories)
+        self.model_config = resolve(model_config, self.data)
+        checkpoint = check_logdir(logdir, resume) if logdir is not None else None
+        torch.manual_seed(config.seed)
+        self.model = build(self.model_config, trajectories.observation_space, trajectories.action_space)
+        self.model.fit(columns_for(self.model, self.data))
+        self.model.to(self.device)
+        self.optimizer = make_optimizer(self.model, config, self.device)
+        self.windows = Windows(self.data, window_length(self.model_config), config.batch_size, config.sampling, config.seed)
+        self.policy = Policy(self.model, self.model_config, trajectories.observation_space, trajectories.action_space, DataSummary.of(trajectories))
+        if checkpoint is not None and logdir is not None:
+            stored = load_policy(checkpoint)
+            same_model(self.model_config, stored.config, logdir)
+            if stored.data.fingerprint != self.policy.data.fingerprint or stored.data.dataset != self.policy.data.dataset:
+                raise InputError(f"{logdir} was trained on {stored.data.dataset} ({stored.data.fingerprint}), and these data are others; resume it on its own data.")
+            self.policy.updates = load_checkpoint(checkpoint, self.optimizer, self.model, config)
+        self.loss: Callable[[Batch], Loss] = torch.compile(self.model.loss) if config.compile else self.model.loss
+        self.stop_signal: int | None = None
+
+    def run(self, callbacks: list[Callback], progress: bool) -> Policy:
+        config, begun = self.config, self.policy.updates
+        with contextlib.ExitStack() as stack:
+            logger = None
+            if self.logdir is not None:
+                self.write_config()
+                logger = stack.enter_context(RunLogger(self.logdir, purge_step=begun + 1 if begun else None))
+            stack.enter_context(self.signals())
+            bar = stack.enter_context(progress_bar(config.updates, begun, progress))
+            meter = Meter(self.model, config, self.windows.length)
+            self.tell(callbacks, "start", logger)
+            last: dict[str, float] = {}
+            for update in range(begun + 1, config.updates + 1):
+                self.model.train()
+                meter.add(*self.update(update))
+                self.policy.updates = update
+                bar.update()
+                if update % config.log_every == 0 or update == config.updates:
+                    last = meter.read(learning_rate(update, config), update - begun)
+                    bar.set_postfix(loss=f"{last['train/loss']:.4g}")
+                    if logger is not None:
+                        logger.scalars(last, update)
+                self.model.eval()
+                stop = self.tell(callbacks, "update", logger) or self.stop_signal is not None
+                if self.logdir is not None and (update % config.checkpoint_every == 0 or update == config.updates or stop):
+                    save_checkpoint(self.logdir, self.policy, self.optimizer, config)
+                if stop:
+                    break
+            self.leave_if_interrupted()
+            self.model.eval()
+            self.tell(callbacks, "end", logger)
+            if self.logdir is not None and logger is not None:
+                self.finish(logger, last)
+        return self.policy
+
+    def update(self, update: int) -> tuple[float, float, dict[str, tuple[float, float]]]:
+        """One gradient update; returns its loss, the gradient's norm, and surprise and error of each field.
+
+        The generator is seeded with the update's number, so that dropout after a resume is what it would have been without."""
+        torch.manual_seed(seed_of(self.config.seed, update))
+        batch = self.windows.batch(update)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for piece in batch.split(self.config.gradient_accumulation):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                loss = self.loss(piece.to(self.device))
+            loss.total.backward()
+            parts.append(loss)
+        weight = sum_of(parts, lambda part: part.weight)
+        value = float(sum_of(parts, lambda part: part.total.detach()) / weight)
+        if not math.isfinite(value):
+            raise self.not_finite("loss", value, update, batch)
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= weight
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip))
+        if not math.isfinite(norm):
+            raise self.not_finite("gradient", norm, update, batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(update, self.config)
+        self.optimizer.step()
+        fields = {}
+        for name in parts[0].by_field:
+            surprise, error, count = (float(sum_of(parts, lambda part: part.by_field[name][i])) for i in range(3))  # noqa: B023
+            fields[name] = (surprise / max(count, 1), error / max(count, 1))
+        return value, norm, fields
+
+    def not_finite(self, what: str, value: float, update: int, batch: Batch) -> InputError:
+        guilty = [name for name, x in batch.values.items() if x.is_floating_point() and not torch.isfinite(x).all()]
+        cause = f"the batch holds NaN or infinity in {', '.join(guilty)}" if guilty else "the data of the batch are finite, so the weights diverged: lower learning_rate"
+        kept = "" if self.logdir is None or not checkpoints(self.logdir) else f"; the last good checkpoint is {checkpoints(self.logdir)[-1]}"
+        return InputError(f"the {what} of update {update} is {value} ({self.windows.describe(update)}): {cause}{kept}.")
+
+    def tell(self, callbacks: list[Callback], kind: str, logger: RunLogger | None) -> bool:
+        """Tell every callback; whether one of them wants to stop."""
+        answers = [callback(Event(kind, self.policy.updates, self.policy, logger)) for callback in callbacks]
+        return any(answer is False for answer in answers)
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM finish the update that is running; a second one ends the process at once. Only the main thread can ask for this."""
+
+        def stop(number: int, frame: object) -> None:
+            self.stop_signal = number
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+
+        wanted = [signal.SIGINT, signal.SIGTERM]
+        try:
+            before = [signal.signal(number, stop) for number in wanted]
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in zip(wanted, before, strict=True):
+                signal.signal(number, handler)
+
+    def leave_if_interrupted(self) -> None:
+        if self.stop_signal is not None:
+            where = f"; the checkpoint is in {self.logdir}, and --resume goes on from it" if self.logdir is not None else ""
+            raise Interrupted(self.stop_signal, f"interrupted after update {self.policy.updates}{where}.")
+
+    def write_config(self) -> None:
+        import tomli_w
+
+        assert self.logdir is not None
+        model = {name: value for name, value in asdict(self.model_config).items() if value is not None}
+        training = {name: value for name, value in asdict(self.config).items() if value is not None}
+        document = {"dataset": self.policy.data.dataset, "data": {"discount": self.data.discount, "delayed": self.data.delayed}, "model": model, "training": training}
+        write_atomically(self.logdir / "config.toml", tomli_w.dumps(document).encode())
+
+    def finish(self, logger: RunLogger, last: dict[str, float]) -> None:
+        """hparams in the run's own event file, and result.json."""
+        assert self.logdir is not None
+        logger.hparams({**asdict(self.model_config), **asdict(self.config)}, last)
+        result = {
+            "updates": self.policy.updates,
+            "final_loss": last.get("train/loss"),
+            "parameters_sha256": parameters_sha256(self.model),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "dataset": self.policy.data.dataset,
+            "dataset_sha256": self.policy.data.fingerprint,
+            "preset": self.model_config.preset,
+            "seed": self.config.seed,
+            "model": asdict(self.model_config),
+            "training": asdict(self.config),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        write_atomically(self.logdir / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+
+
+class Meter:
+    """Means over the updates since the last reading."""
+
+    def __init__(self, model: SequenceModel, config: TrainingConfig, window: int) -> None:
+        self.steps_per_update = config.batch_size * window
+        self.tokens_per_step = model.tokens_per_step
+        self.acted_is_discrete = model.tokenizers["action"].vocab_size is not None
+        self.started = self.since = time.monotonic()
+        self.rows: list[tuple[float, float, dict[str, tuple[float, float]]]] = []
+
+    def add(self, loss: float, norm: float, fields: dict[str, tuple[float, float]]) -> None:
+        self.rows.append((loss, norm, fields))
+
+    def read(self, rate: float, updates: int) -> dict[str, float]:
+        now = time.monotonic()
+        speed = len(self.rows) / max(now - self.since, 1e-9)
+        out = {
+            "train/loss": float(np.mean([loss for loss, _, _ in self.rows])),
+            "train/gradient_norm": float(np.mean([norm for _, norm, _ in self.rows])),
+            "train/learning_rate": rate,
+            "time/fps": speed * self.steps_per_update,
+            "time/updates_per_second": speed,
+            "time/tokens_per_second": speed * self.steps_per_update * self.tokens_per_step,
+            "time/time_elapsed": now - self.started,
+        }
+        for name in self.rows[0][2]:
+            out[f"train/{name}_loss"] = float(np.mean([fields[name][0] for _, _, fields in self.rows]))
+            out[f"train/{name}_error"] = float(np.mean([fields[name][1] for _, _, fields in self.rows]))
+        self.rows, self.since = [], now
+        return out
+
+
+def learning_rate(update: int, config: TrainingConfig) -> float:
+    """The rate of update number `update`, counted from 1: linear warm-up, then constant, or half a cosine down to a tenth."""
+    warmup = min(config.updates // 10, MAX_WARMUP) if config.warmup_updates is None else config.warmup_updates
+    scale = min(1.0, update / (warmup + 1))
+    if config.schedule == "cosine" and update > warmup:
+        progress = (update - warmup) / max(1, config.updates - warmup)
+        scale = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.learning_rate * scale
+
+
+def make_optimizer(model: SequenceModel, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+
+
+def choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise InputError(f"device {name!r} cannot be used here ({reason}); use auto or cpu.") from error
+    return device
+
+
+def check_logdir(logdir: Path, resume: bool) -> Path | None:
+    """The checkpoint to resume from, if any. Raises InputError where the directory holds a run and resuming was not asked for, or cannot be written."""
+    if not resume and checkpoints(logdir):
+        raise InputError(f"{logdir} already holds a run; go on with it by --resume, or give another --logdir.")
+    checkpoint = newest_good_checkpoint(logdir) if resume else None
+    try:
+        logdir.mkdir(parents=True, exist_ok=True)
+        probe = logdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise cannot_write(logdir, error) from error
+    return checkpoint
+
+
+def progress_bar(total: int, initial: int, wanted: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=initial, desc="training", unit="update", disable=not (wanted and sys.stderr.isatty()))
+
+
+def seed_of(seed: int, update: int) -> int:
+    """A seed for torch's generator that differs for every update of every run."""
+    return int(np.random.SeedSequence([2, seed, update]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def sum_of(parts: Sequence[Loss], get: Callable[[Loss], Tensor]) -> Tensor:
+    values = [get(part) for part in parts]
+    return values[0] if len(values) == 1 else torch.stack(values).sum(dim=0)
