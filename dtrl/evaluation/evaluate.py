@@ -1,0 +1,84 @@
+"""Policy → report: what it achieves when it is asked for each of several returns."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from dtrl.acting import Episode, Policy, rollout
+from dtrl.acting.environments import environment_id
+from dtrl.errors import InputError
+from dtrl.evaluation.references import reference_for
+from dtrl.evaluation.report import Report, TargetResult
+from dtrl.trajectories import Trajectories
+
+
+def evaluate(
+    policy: Policy,
+    target_returns: Sequence[float] | None = None,
+    episodes: int = 20,
+    seed: int = 0,
+    num_envs: int | None = None,
+    *,
+    env: "str | Callable[[], gymnasium.Env[Any, Any]] | VectorEnv[Any, Any, Any] | None" = None,
+    deterministic: bool | None = None,
+    progress: bool = False,
+) -> Report:
+    """Play `episodes` episodes for each target return, all targets together as rows of one vector environment.
+
+    Episode i has the same seed for every target, so targets are compared on the same starts. Without `target_returns`, the policy's own (from its
+    data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env` as in `rollout`."""
+    return play(policy, target_returns, episodes, seed, num_envs, env=env, deterministic=deterministic, progress=progress)[0]
+
+
+def play(
+    policy: Policy,
+    target_returns: Sequence[float] | None,
+    episodes: int,
+    seed: int,
+    num_envs: int | None,
+    *,
+    env: Any = None,
+    deterministic: bool | None = None,
+    progress: bool = False,
+) -> tuple[Report, Trajectories]:
+    """`evaluate`, with the trajectories it played: target by target, episode by episode."""
+    targets = [float(t) for t in (target_returns if target_returns is not None else [policy.target_return])]
+    if not targets or not np.isfinite(targets).all():
+        raise InputError(f"target returns {targets} are not all finite; ask for returns such as those in `dtrl datasets show`.")
+    if episodes < 1 or (num_envs is not None and num_envs < 1) or seed < 0:
+        raise InputError(f"episodes ({episodes}) and num_envs ({num_envs}) must be at least 1, and seed ({seed}) not negative.")
+    seeds = np.random.default_rng([seed, 0]).integers(2**31, size=episodes)
+    plan = [Episode(target, int(s)) for target in targets for s in seeds]
+    from tqdm import tqdm
+
+    with tqdm(total=len(plan), desc="evaluating", unit="episode", disable=not (progress and sys.stderr.isatty()), leave=False) as bar:
+        greedy = policy.decoding.greedy if deterministic is None else deterministic
+        played = rollout(policy, env, plan, num_envs=num_envs, deterministic=greedy, on_episode=lambda _: bar.update())
+    returns, lengths = played.episode_returns, played.episode_lengths
+    results = [
+        TargetResult(target, [float(r) for r in returns[i * episodes : (i + 1) * episodes]], [int(n) for n in lengths[i * episodes : (i + 1) * episodes]])
+        for i, target in enumerate(targets)
+    ]
+    name = env if isinstance(env, str) else policy.data.env_spec
+    report = Report(
+        dataset=policy.data.dataset,
+        env=environment_id(name),
+        seed=seed,
+        episodes=episodes,
+        targets=results,
+        reference=reference_for(environment_id(name), *(policy.data.reference or (None, None))),
+        settings={
+            "context": policy.context,
+            "context_length": policy.context_length,
+            "decoding": asdict(policy.decoding),
+            "deterministic": greedy,
+            "updates": policy.updates,
+            "preset": policy.config.preset,
+        },
+    )
+    return report, played

@@ -1,0 +1,260 @@
+"""What an evaluation found: for every return asked for, the returns of the episodes played, and what they amount to."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from dtrl.errors import InputError
+from dtrl.evaluation.references import Reference
+from dtrl.evaluation.statistics import Values, interquartile_mean, mean_ci95, normalized, rank_correlation
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """The episodes that were played with one return asked for. Everything derived is computed from `returns`."""
+
+    target_return: float
+    """The return asked for at the start of every episode, in reward units."""
+    returns: list[float]
+    """The return of each episode: its undiscounted sum of rewards, in reward units."""
+    lengths: list[int]
+    """The length of each episode, in environment steps."""
+
+    def __post_init__(self) -> None:
+        if not self.returns or len(self.returns) != len(self.lengths):
+            raise InputError(
+                f"target {self.target_return} has {len(self.returns)} returns and {len(self.lengths)} lengths; "
+                "give one of each for every episode, and at least one episode."
+            )
+
+    @property
+    def mean(self) -> float:
+        """Mean return over the episodes, in reward units."""
+        return self._mean_and_ci95[0]
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """95 % confidence interval of the mean return, from `dtrl.evaluation.statistics.mean_ci95`."""
+        return self._mean_and_ci95[1]
+
+    @property
+    def iqm(self) -> float:
+        """Interquartile mean of the returns, in reward units."""
+        return interquartile_mean(self.returns)
+
+    @property
+    def mean_length(self) -> float:
+        """Mean length of the episodes, in environment steps."""
+        return float(np.mean(self.lengths))
+
+    def normalized_mean(self, reference: Reference | None) -> float | None:
+        """The mean return on the reference's scale (0 random, 100 expert); None without a reference."""
+        return None if reference is None else float(normalized(self.mean, reference))
+
+    @cached_property
+    def _mean_and_ci95(self) -> tuple[float, tuple[float, float]]:
+        return mean_ci95(self.returns)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation of one policy: its targets, and what is needed to read them and to repeat them."""
+
+    dataset: str | None
+    """Id of the dataset that the policy was trained on."""
+    env: str | None
+    """Id of the environment that it was evaluated in."""
+    seed: int
+    """Seed of the evaluation: of the episodes' resets and of sampled actions."""
+    episodes: int
+    """Episodes asked for with each target."""
+    targets: list[TargetResult]
+    reference: Reference | None = None
+    """The scale of normalised scores; None when neither the dataset nor dtrl knows one."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """How actions were chosen (context, decoding, …), as plain JSON values."""
+
+    @property
+    def rank_correlation(self) -> float | None:
+        """Spearman's correlation of the returns asked for and the means achieved; None when it has no meaning."""
+        return rank_correlation([t.target_return for t in self.targets], [t.mean for t in self.targets])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values. A number that is not finite becomes None: JSON has no NaN."""
+        value = {
+            "dataset": self.dataset,
+            "env": self.env,
+            "seed": self.seed,
+            "episodes": self.episodes,
+            "targets": [self._target_dict(target) for target in self.targets],
+            "rank_correlation": self.rank_correlation,
+            "reference": None if self.reference is None else asdict(self.reference),
+            "settings": self.settings,
+        }
+        plain = _plain(value)
+        assert isinstance(plain, dict)
+        return plain
+
+    def _target_dict(self, target: TargetResult) -> dict[str, Any]:
+        return {
+            "target_return": target.target_return,
+            "mean": target.mean,
+            "ci95": target.ci95,
+            "iqm": target.iqm,
+            "normalized_mean": target.normalized_mean(self.reference),
+            "mean_length": target.mean_length,
+            "returns": target.returns,
+            "lengths": target.lengths,
+        }
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` to `path`, whole or not at all; makes missing folders. Raises InputError where it can't."""
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        write_atomically(path, lambda stream: stream.write(text.encode()))
+
+    @staticmethod
+    def from_json(path: str | os.PathLike[str]) -> "Report":
+        """The report that `to_json` wrote. Derived numbers are computed again. Raises InputError for any other file."""
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}); give a file written by Report.to_json."
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON ({error}); give a file written by Report.to_json.") from error
+        try:
+            return _report(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path} is not an evaluation report ({error!r}); give a file written by Report.to_json."
+            ) from error
+
+    def table(self) -> str:
+        """A plain-text table with a line for each target, in fixed width; the last line tells the rank correlation."""
+        return "\n".join([self._title(), "", *_aligned(self._columns()), "", *self._notes()])
+
+    def plot(self, path: str | os.PathLike[str], data_returns: Values | None = None) -> None:
+        """Write the calibration figure as a PNG: the return achieved over the return asked for."""
+        from dtrl.evaluation.plots import calibration_figure, save_figure
+
+        save_figure(calibration_figure(self, data_returns), path)
+
+    def _title(self) -> str:
+        plural = "" if self.episodes == 1 else "s"
+        where = ", ".join(name for name in (self.env, self.dataset and f"trained on {self.dataset}") if name)
+        return f"{where or 'evaluation'}: {self.episodes} episode{plural} per target, seed {self.seed}"
+
+    def _columns(self) -> list[tuple[str, list[str]]]:
+        means, ends = [t.mean for t in self.targets], [t.ci95 for t in self.targets]
+        show = _format([*means, *(end for pair in ends for end in pair)])
+        width = max((len(show(end)) for pair in ends for end in pair), default=0)
+        columns = [
+            ("asked", [f"{t.target_return:,.6g}" for t in self.targets]),
+            ("achieved", [show(mean) for mean in means]),
+            ("95 % interval", [f"[{show(low):>{width}}, {show(high):>{width}}]" for low, high in ends]),
+        ]
+        if self.reference is not None:
+            columns.append(("normalised", [f"{t.normalized_mean(self.reference):.1f}" for t in self.targets]))
+        return columns
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if any(len(t.returns) == 1 for t in self.targets):
+            notes.append("95 % interval: one episode has no spread; evaluate more episodes for an interval")
+        if self.reference is not None:
+            r = self.reference
+            notes.append(f"normalised: 0 is random ({r.random:,.6g}), 100 is expert ({r.expert:,.6g}); {r.source}")
+        correlation = self.rank_correlation
+        if correlation is None:
+            shown = "undefined (needs two targets, and means, that differ)"
+        else:
+            shown = f"{correlation:.2f} (1: asking for more always brings more)"
+        return [*notes, f"rank correlation of asked and achieved: {shown}"]
+
+
+def _format(values: list[float]) -> Callable[[float], str]:
+    """One number of decimals for a whole column, so that its points stand below each other: about four digits."""
+    largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
+    decimals = 3 if largest < 1 else 2 if largest < 10 else 1 if largest < 1_000 else 0
+    return lambda value: f"{value:,.{decimals}f}"
+
+
+def _aligned(columns: list[tuple[str, list[str]]]) -> list[str]:
+    widths = [max(len(head), *map(len, cells)) if cells else len(head) for head, cells in columns]
+    rows = [
+        [head for head, _ in columns],
+        ["-" * width for width in widths],
+        *zip(*(cells for _, cells in columns), strict=True),
+    ]
+    return ["   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types: numpy's scalars and arrays, tuples and paths turned, NaN and infinities None."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+def _report(value: dict[str, Any]) -> Report:
+    def number(x: float | None) -> float:
+        return math.nan if x is None else float(x)  # JSON's null stands for a return that was not finite
+
+    return Report(
+        dataset=value["dataset"],
+        env=value["env"],
+        seed=value["seed"],
+        episodes=value["episodes"],
+        targets=[
+            TargetResult(number(t["target_return"]), [number(x) for x in t["returns"]], t["lengths"])
+            for t in value["targets"]
+        ],
+        reference=None if value["reference"] is None else Reference(**value["reference"]),
+        settings=value["settings"],
+    )
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Fill a file beside `path` with `write`, and move it there when it is on the disk: a reader sees the old file or
+    the new one, never a part. A device or a pipe (/dev/stdout) is written as it is, a link stays a link. Raises
+    InputError when the system refuses, and leaves nothing behind."""
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file():
+            with open(path, "wb") as stream:
+                write(stream)
+        else:
+            _replace(Path(os.path.realpath(path)), write)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another file, or make room.") from error
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    temporary = path.with_name(
+        f".{path.name}.{os.getpid()}.tmp"
+    )  # not mkstemp: its files are for the owner's eyes only
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # gone already, unless something was raised
