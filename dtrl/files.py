@@ -1,36 +1,58 @@
 """Writing files so that a reader, a crash or a full disk finds the old content or the new, never a part."""
 
 import os
-import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from dtrl.errors import InputError
 
+Content = bytes | Callable[[BinaryIO], object]
+"""What to write: the bytes, or a function that writes them to a stream."""
 
-def write_atomically(path: Path, content: bytes) -> None:
+
+def write_atomically(path: str | os.PathLike[str], content: Content) -> None:
     """Write a temporary file in the same folder, fsync it, and rename it to `path`.
 
-    Raises InputError, naming the path and the reason, where the folder cannot be written or the disk is full; what was there stays."""
-    temporary = None
+    A device or a pipe (/dev/stdout) is written as it is, and a link stays a link. Raises InputError, naming the path and the reason, where the folder
+    cannot be written or the disk is full; what was there stays, and nothing is left behind."""
+    path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~current_umask())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        if path.exists() and not path.is_file():
+            with open(path, "wb") as stream:
+                fill(stream, content)
+        else:
+            replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         raise cannot_write(path, error) from error
+
+
+def replace(path: Path, content: Content) -> None:
+    """`write_atomically` for a plain file; raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # not mkstemp: its files are for their owner's eyes only
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as stream:
+            fill(stream, content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # gone already, unless something was raised
+
+
+def fill(stream: BinaryIO, content: Content) -> None:
+    if isinstance(content, bytes):
+        stream.write(content)
+    else:
+        content(stream)
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder.")
+    return InputError(f"{path} cannot be written ({error.strerror or error}); free some space, or choose another place.")
 
 
 def sync_folder(folder: Path) -> None:
@@ -42,9 +64,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

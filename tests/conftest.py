@@ -54,3 +54,36 @@ def shared_data() -> Path:
     if not (folder / "minari").is_dir():
         pytest.skip(f"the recorded datasets are not here: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_trajectories():
+    """Makes trajectories of random numbers: one episode for each of the given lengths, every second one truncated."""
+    import numpy as np
+    from gymnasium import spaces
+
+    from dtrl.trajectories import Trajectories
+
+    def make(lengths, observation_space=None, action_space=None, seed=0, **rest):
+        observation_space = observation_space or spaces.Box(-np.inf, np.inf, (3,))
+        action_space = action_space or spaces.Box(-1, 1, (2,))
+        random = np.random.default_rng(seed)
+
+        def values(space, count):
+            if isinstance(space, spaces.Discrete):
+                return random.integers(space.start, space.start + space.n, count)
+            return random.uniform(-1, 1, (count, *space.shape))
+
+        episodes = [
+            {
+                "observations": values(observation_space, length + 1),
+                "actions": values(action_space, length),
+                "rewards": random.normal(size=length),
+                "terminations": (np.arange(length) == length - 1) & (i % 2 == 0),
+                "truncations": (np.arange(length) == length - 1) & (i % 2 == 1),
+            }
+            for i, length in enumerate(lengths)
+        ]
+        return Trajectories.from_episodes(episodes, observation_space, action_space, **rest)
+
+    return make

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from dtrl.errors import InputError
 from dtrl.evaluation.references import Reference
-from dtrl.evaluation.report import Report, write_atomically
+from dtrl.evaluation.report import Report
 from dtrl.evaluation.statistics import Values, normalized
+from dtrl.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

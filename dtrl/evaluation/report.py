@@ -4,17 +4,17 @@ import json
 import math
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from dtrl.errors import InputError
 from dtrl.evaluation.references import Reference
 from dtrl.evaluation.statistics import Values, interquartile_mean, mean_ci95, normalized, rank_correlation
+from dtrl.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -227,34 +227,3 @@ def _report(value: dict[str, Any]) -> Report:
         reference=None if value["reference"] is None else Reference(**value["reference"]),
         settings=value["settings"],
     )
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Fill a file beside `path` with `write`, and move it there when it is on the disk: a reader sees the old file or
-    the new one, never a part. A device or a pipe (/dev/stdout) is written as it is, a link stays a link. Raises
-    InputError when the system refuses, and leaves nothing behind."""
-    path = Path(path)
-    try:
-        if path.exists() and not path.is_file():
-            with open(path, "wb") as stream:
-                write(stream)
-        else:
-            _replace(Path(os.path.realpath(path)), write)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose another file, or make room.") from error
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    temporary = path.with_name(
-        f".{path.name}.{os.getpid()}.tmp"
-    )  # not mkstemp: its files are for the owner's eyes only
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)  # gone already, unless something was raised

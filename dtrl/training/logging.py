@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dtrl.errors import InputError
+from dtrl.files import replace
+from dtrl.pictures import encode_gif
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +49,8 @@ class RunLogger:
     def __init__(self, logdir: str | os.PathLike[str], purge_step: int | None = None) -> None:
         self.logdir = Path(logdir)
         self._warned = False
+        self.tags: set[str] = set()
+        """Tags of the scalars logged so far."""
         try:
             self.logdir.mkdir(parents=True, exist_ok=True)
             _keep_lines(self.logdir / PROGRESS, math.inf if purge_step is None else purge_step)
@@ -73,6 +77,7 @@ class RunLogger:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         numbers = {tag: float(value) for tag, value in values.items()}
+        self.tags |= set(numbers)
         line = {"update": int(step)} | {tag: value if math.isfinite(value) else None for tag, value in numbers.items()}
         self._try(lambda: _append(self._progress, json.dumps(line).encode() + b"\n"))
         self._summary(
@@ -105,7 +110,7 @@ class RunLogger:
             )
         if not (fps > 0 and math.isfinite(fps)):
             raise InputError(f"fps {fps} must be a positive number of frames per second.")
-        self._image(tag, _gif(frames, fps), frames.shape[1], frames.shape[2], RGB, step)
+        self._image(tag, encode_gif(frames, fps), frames.shape[1], frames.shape[2], RGB, step)
 
     def hparams(self, hparams: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0) -> None:
         """Log the run's settings, and which scalars TensorBoard's HParams tab shows beside them.
@@ -200,15 +205,7 @@ def _keep_lines(path: Path, before: float) -> None:
     kept = [line for line in lines if _update_of(line) < before]
     if kept == lines:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            stream.writelines(kept)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # gone already, unless something was raised
+    replace(path, b"".join(kept))
 
 
 def _update_of(line: bytes) -> float:
@@ -216,16 +213,6 @@ def _update_of(line: bytes) -> float:
         return float(json.loads(line)["update"]) if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _gif(frames: npt.NDArray[np.uint8], fps: float) -> bytes:
-    from PIL import Image
-
-    first, *rest = (Image.fromarray(frame) for frame in frames)
-    hundredths = max(2, round(100 / fps))
-    stream = io.BytesIO()
-    first.save(stream, format="GIF", save_all=True, append_images=rest, duration=10 * hundredths, loop=0)
-    return stream.getvalue()
 
 
 def _number_or_text(value: Any) -> float | str:

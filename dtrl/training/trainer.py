@@ -225,7 +225,7 @@ class Trainer:
     def finish(self, logger: RunLogger, last: dict[str, float]) -> None:
         """hparams in the run's own event file, and result.json."""
         assert self.logdir is not None
-        logger.hparams({**asdict(self.model_config), **asdict(self.config)}, last)
+        logger.hparams({**asdict(self.model_config), **asdict(self.config)}, dict.fromkeys(sorted(logger.tags)))
         result = {
             "updates": self.policy.updates,
             "final_loss": last.get("train/loss"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrl.files import replace
 from dtrl.trajectories.columns import Array
 
 LAYOUT_VERSION = 1
@@ -44,23 +45,10 @@ def fingerprint(files: list[Path], root: Path) -> str:
         with open(path, "rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     try:
-        write_json(index, {"files": marks, "sha256": total.hexdigest()})
+        replace(index, json.dumps({"files": marks, "sha256": total.hexdigest()}).encode())
     except OSError:
         pass  # the cache folder cannot be written; `store` says so
     return total.hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            json.dump(value, stream)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def folder_of(key: str) -> Path:
@@ -105,7 +93,7 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
             else:
                 np.save(temporary / names[name], column)
         del columns
-        write_json(temporary / "columns.json", names)
+        replace(temporary / "columns.json", json.dumps(names).encode())
         try:
             os.replace(temporary, folder)
         except OSError:  # another process was faster, or an old broken folder is in the way

@@ -1,0 +1,59 @@
+"""The command line: `dtrl VERB …`. It parses, calls the library and prints; every decision is made below it.
+
+Exit codes: 0 done, 2 wrong input (one sentence on stderr), 130 or 143 interrupted after a checkpoint. Starting is fast because a verb's modules
+(torch, Gymnasium, Minari) are imported when it runs."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import NoReturn
+
+from dtrl.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with errors of one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`.\n")
+
+
+def make_parser() -> Parser:
+    """All verbs with their flags."""
+    from dtrl import __version__
+    from dtrl.cli import bench, datasets, demo, evaluate, export, train
+
+    parser = Parser(prog="dtrl", description="Decision Transformers: reinforcement learning as sequence modelling.")
+    parser.add_argument("--version", action="version", version=f"dtrl {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    for module in (train, evaluate, datasets, export, bench, demo):
+        module.add_parser(verbs)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns its exit code."""
+    parsed = make_parser().parse_args(arguments)
+    warnings.showwarning = show_warning
+    try:
+        parsed.run(parsed)
+        return 0
+    except InputError as error:
+        print(f"dtrl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"dtrl: {error or 'interrupted.'}", file=sys.stderr)
+        return 128 + int(getattr(error, "number", 2))
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    """A warning as one line, without the source line that gave it."""
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""Flags from dataclasses, settings from TOML files, and the order in which they win: defaults, file, command line."""
+
+import argparse
+import json
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from dtrl.config import DataConfig, ModelConfig, TrainingConfig, plain_type
+from dtrl.errors import InputError, did_you_mean
+
+SECTIONS = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+"""Tables of a config file → the settings in them."""
+
+
+def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
+    """A flag for every field of a dataclass. One that is not given is absent from the result, so that it cannot hide a file's value."""
+    group = parser.add_argument_group(title)
+    for f in fields(config):
+        flag, kind = f"--{f.name.replace('_', '-')}", plain_type(f)
+        shown = "" if f.default is None else f" (default: {f.default})"
+        rest: dict[str, Any] = {"default": argparse.SUPPRESS, "help": (f.metadata["help"] + shown).replace("%", "%%")}
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **rest)
+        else:
+            group.add_argument(flag, type=kind, choices=f.metadata["choices"] or None, metavar=None if f.metadata["choices"] else kind.__name__.upper(), **rest)
+
+
+def given(arguments: argparse.Namespace, *configs: type) -> dict[str, Any]:
+    """The flags of the dataclasses that were given."""
+    names = {f.name for config in configs for f in fields(config)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def read_config(path: Path | None) -> dict[str, Any]:
+    """The settings of a TOML file such as a run's config.toml, flat. Raises InputError for a table or key that dtrl does not know."""
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a TOML file, such as RUN/config.toml.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid TOML: {error}.") from error
+    document.pop("dataset", None)
+    settings: dict[str, Any] = {}
+    for table, values in document.items():
+        if table not in SECTIONS or not isinstance(values, dict):
+            raise InputError(f"{path} has {table!r} at its top, where only the tables {', '.join(SECTIONS)} belong; {did_you_mean(table, list(SECTIONS))}")
+        known = [f.name for f in fields(SECTIONS[table])]
+        for name, value in values.items():
+            if name not in known:
+                raise InputError(f"{path} has no use for {name!r} in [{table}]; {did_you_mean(name, known)}")
+            settings[name] = value
+    return settings
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE as JSON")
+
+
+def write_json(path: Path | None, value: Any) -> None:
+    from dtrl.files import write_atomically
+
+    if path is not None:
+        write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

@@ -1,0 +1,89 @@
+"""Evaluation while training: scalars, the asked-against-achieved figure, the sweep of targets over training, and a video."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from dtrl.acting import Policy
+from dtrl.errors import InputError
+from dtrl.evaluation.evaluate import evaluate
+from dtrl.evaluation.plots import calibration_figure, sweep_figure
+from dtrl.evaluation.report import Report
+from dtrl.evaluation.video import record
+from dtrl.trajectories import Trajectories
+
+DEFAULT_QUANTILES = (0.25, 0.5, 0.75, 0.95)
+"""Targets asked for by default: these quantiles of the episode returns in the data."""
+
+
+class TrainingEvent(Protocol):
+    """What this callback reads of `dtrl.training.Event`."""
+
+    kind: str
+    update: int
+    policy: Policy
+    logger: Any
+
+
+class EvaluationCallback:
+    """Evaluates a policy every `every` updates (0: only at the end) and logs what it finds. `history` holds every (update, report).
+
+    Where the data name no environment that can be made here, it says so once and evaluates nothing."""
+
+    def __init__(self, trajectories: Trajectories, target_returns: Sequence[float] | None = None, episodes: int = 10, every: int = 0, seed: int = 0, env: Any = None) -> None:
+        quantiles = np.quantile(trajectories.episode_returns, DEFAULT_QUANTILES)
+        self.targets = sorted({float(f"{q:.4g}") for q in quantiles}) if target_returns is None else [float(t) for t in target_returns]
+        self.data_returns = trajectories.episode_returns
+        self.episodes, self.every, self.seed, self.env = episodes, every, seed, env
+        self.history: list[tuple[int, Report]] = []
+        self.unavailable = False
+
+    def __call__(self, event: TrainingEvent) -> None:
+        due = event.kind == "update" and self.every and event.update % self.every == 0
+        if event.kind == "end" and (not self.history or self.history[-1][0] != event.update):
+            due = True
+        if due and not self.unavailable:
+            self.evaluate(event)
+        if event.kind == "end" and event.logger is not None and self.history:
+            self.log_end(event)
+
+    def evaluate(self, event: TrainingEvent) -> None:
+        try:
+            report = evaluate(event.policy, self.targets, self.episodes, self.seed, env=self.env)
+        except InputError as error:
+            if event.kind == "update" or self.history:
+                raise
+            import warnings
+
+            warnings.warn(f"not evaluated: {error}", stacklevel=2)
+            self.unavailable = True
+            return
+        self.history.append((event.update, report))
+        if event.logger is not None:
+            event.logger.scalars(scalars(report), event.update)
+            event.logger.figure("eval/asked_vs_achieved", calibration_figure(report, self.data_returns), event.update)
+
+    def log_end(self, event: TrainingEvent) -> None:
+        event.logger.figure("eval/target_sweep", sweep_figure(self.history), event.update)
+        event.logger.text("eval/report", "```\n" + self.history[-1][1].table() + "\n```", event.update)
+        try:
+            frames, fps = record(event.policy, max(self.targets), self.seed, env=self.env)
+        except InputError:
+            return  # the environment draws no pictures
+        event.logger.video("eval/video", frames, event.update, fps=fps)
+
+
+def scalars(report: Report) -> dict[str, float]:
+    """Stable-Baselines3's tags for the highest target, and one group a target."""
+    best = max(report.targets, key=lambda t: t.target_return)
+    out = {"rollout/ep_rew_mean": best.mean, "rollout/ep_len_mean": best.mean_length, "eval/mean_reward": best.mean, "eval/mean_ep_length": best.mean_length}
+    for target in report.targets:
+        out[f"eval/return@{target.target_return:.6g}"] = target.mean
+        score = target.normalized_mean(report.reference)
+        if score is not None:
+            out[f"eval/score@{target.target_return:.6g}"] = score
+    out["eval/mean_absolute_gap"] = float(np.mean([abs(t.mean - t.target_return) for t in report.targets]))
+    if report.rank_correlation is not None:
+        out["eval/rank_correlation"] = report.rank_correlation
+    return out

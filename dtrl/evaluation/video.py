@@ -1,0 +1,74 @@
+"""One episode as moving pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from dtrl.acting import Policy, make_environment
+from dtrl.errors import InputError
+from dtrl.files import write_atomically
+from dtrl.pictures import encode_gif
+
+MAX_FRAMES = 200
+MAX_PIXELS = 256
+"""Longest video and side of a frame: TensorBoard keeps every video in its event file."""
+
+
+def record(
+    policy: Policy, target_return: float, seed: int = 0, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None
+) -> tuple[npt.NDArray[np.uint8], float]:
+    """Frames (T, H, W, 3) and frames a second of one greedy episode; of a long one every n-th frame. Raises InputError where the environment draws none."""
+    environment = make_with_pictures(policy, env)
+    try:
+        frames, state = [], policy.initial_state(1, target_return)
+        observation, _ = environment.reset(seed=seed)
+        done = False
+        while not done:
+            frames.append(frame(environment))
+            action, state = policy.predict(observation, state)
+            observation, reward, terminated, truncated, _ = environment.step(action)
+            state.reward += float(reward)
+            done = terminated or truncated
+        frames.append(frame(environment))
+        fps = float(environment.metadata.get("render_fps") or 30)
+    finally:
+        environment.close()
+    every = -(-len(frames) // MAX_FRAMES)
+    return np.stack(frames[::every]), min(50.0, fps)
+
+
+def make_with_pictures(policy: Policy, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None") -> "gymnasium.Env[Any, Any]":
+    if env is not None and not isinstance(env, str):
+        environment = env()
+    else:
+        name = env or policy.data.env_spec
+        if name is None:
+            raise InputError("the policy's data name no environment; give one with env.")
+        environment = make_environment(name, render_mode="rgb_array")
+    if environment.render_mode != "rgb_array":
+        environment.close()
+        raise InputError("this environment was not made with render_mode='rgb_array', so it draws no frames.")
+    return environment
+
+
+def frame(environment: "gymnasium.Env[Any, Any]") -> npt.NDArray[np.uint8]:
+    """What the environment looks like now, at most MAX_PIXELS wide and high."""
+    from PIL import Image
+
+    try:
+        drawn = environment.render()
+    except Exception as error:
+        raise InputError(f"the environment cannot be drawn here ({type(error).__name__}: {' '.join(str(error).split())[:200]}).") from error
+    image = Image.fromarray(np.asarray(drawn, dtype=np.uint8)[..., :3])
+    image.thumbnail((MAX_PIXELS, MAX_PIXELS))
+    return np.asarray(image, dtype=np.uint8)
+
+
+def save_video(path: Path, policy: Policy, target_return: float, seed: int = 0, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None) -> None:
+    """Write one episode to `path` as an animated GIF."""
+    frames, fps = record(policy, target_return, seed, env)
+    write_atomically(path, encode_gif(frames, fps))

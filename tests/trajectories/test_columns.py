@@ -1,0 +1,187 @@
+"""Columns: returns-to-go against the double loop of their definition, and what goes in comes out again."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+
+from dtrl.errors import InputError
+from dtrl.trajectories import Trajectories, returns_to_go
+
+BOX = spaces.Box(-1, 1, (2,))
+LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
+COLUMNS = ("observations", "actions", "rewards", "terminations", "truncations")
+
+
+def episode(length=3, observation_space=BOX, action_space=BOX, **changes):
+    whole = {
+        "observations": np.full((length + 1, *observation_space.shape), 0.5),
+        "actions": np.zeros((length, *action_space.shape)),
+        "rewards": np.arange(length) + 1.0,
+        "terminations": np.arange(length) == length - 1,
+        "truncations": np.zeros(length, dtype=bool),
+    }
+    return whole | changes
+
+
+def with_bad(values, step, bad):
+    values = np.array(values, dtype=np.float64)
+    values[step] = bad
+    return values
+
+
+# Returns-to-go
+
+
+@given(LENGTHS, st.sampled_from([1.0, 0.99, 0.5]), st.integers(0, 2**32 - 1))
+def test_returns_to_go_are_the_double_sum_of_their_definition(lengths, discount, seed):
+    rewards = np.random.default_rng(seed).normal(size=sum(lengths))
+    ends = np.cumsum(lengths)
+    expected = [
+        sum(discount ** (u - t) * rewards[u] for u in range(t, end))
+        for end, length in zip(ends, lengths, strict=True)
+        for t in range(end - length, end)
+    ]
+    np.testing.assert_allclose(returns_to_go(rewards, ends - lengths, discount), expected, rtol=1e-12, atol=1e-12)
+
+
+@given(LENGTHS, st.sampled_from([1.0, 0.9]))
+def test_a_return_to_go_falls_by_the_reward(random_trajectories, lengths, discount):
+    data = random_trajectories(lengths, discount=discount)
+    inside = np.ones(data.num_steps, dtype=bool)
+    inside[data.episode_ends - 1] = False
+    steps = np.flatnonzero(inside)
+    np.testing.assert_allclose(
+        data.returns_to_go[steps] - discount * data.returns_to_go[steps + 1], data.rewards[steps], atol=2e-6
+    )
+    np.testing.assert_array_equal(data.returns_to_go[~inside], data.rewards[~inside])
+
+
+def test_a_long_episode_keeps_the_digits_of_its_rewards():
+    """A float32 running sum of a million times 0.1 is wrong by 958."""
+    assert returns_to_go(np.full(1_000_000, 0.1), np.array([0]))[0] == pytest.approx(100_000, rel=1e-9)
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_delayed_rewards_put_the_return_of_the_episode_at_its_last_step(random_trajectories, discount):
+    data = random_trajectories([4, 1, 3], delayed=True, discount=discount)
+    for start, end, total in zip(data.episode_starts, data.episode_ends, data.episode_returns, strict=True):
+        expected = total * discount ** np.arange(end - start)[::-1]
+        np.testing.assert_allclose(data.returns_to_go[start:end], expected, rtol=1e-6)
+
+
+def test_delaying_leaves_the_rewards_and_the_returns_alone(random_trajectories):
+    plain, delayed = random_trajectories([4, 2]), random_trajectories([4, 2], delayed=True)
+    np.testing.assert_array_equal(plain.rewards, delayed.rewards)
+    np.testing.assert_array_equal(plain.episode_returns, delayed.episode_returns)
+    np.testing.assert_array_equal(plain.returns_to_go[plain.episode_starts], delayed.returns_to_go[::4])
+
+
+# Episodes in, episodes out
+
+
+@given(LENGTHS)
+def test_episodes_come_back_as_they_went_in(random_trajectories, lengths):
+    data = random_trajectories(lengths)
+    episodes = [data.episode(i) for i in range(data.num_episodes)]
+    again = Trajectories.from_episodes(episodes, data.observation_space, data.action_space)
+    assert [len(e["observations"]) for e in episodes] == [length + 1 for length in lengths]
+    assert data.columns.keys() == again.columns.keys()
+    for name, column in data.columns.items():
+        np.testing.assert_array_equal(column, again.columns[name])
+    np.testing.assert_array_equal(data.episode_starts, again.episode_starts)
+
+
+def test_columns_have_one_dtype_whatever_came_in():
+    discrete = spaces.Discrete(3)
+    inputs = episode(
+        actions=np.array([0, 1, 2], dtype=np.uint8), rewards=np.array([1, 1, 1]), observations=np.ones((4, 2))
+    )
+    data = Trajectories.from_episodes([inputs], BOX, discrete)
+    assert [data.columns[name].dtype for name in COLUMNS] == [np.float32, np.int64, np.float32, bool, bool]
+    assert (data.returns_to_go.dtype, data.episode_starts.dtype) == (np.float32, np.int64)
+    assert data.final_observations.shape == (1, 2)
+
+
+def test_terminations_and_truncations_stay_apart(random_trajectories):
+    data = random_trajectories([3, 2, 4])
+    np.testing.assert_array_equal(np.flatnonzero(data.terminations), [2, 8])
+    np.testing.assert_array_equal(np.flatnonzero(data.truncations), [4])
+
+
+def test_counts_lengths_and_returns_follow_the_episodes(random_trajectories):
+    data = random_trajectories([3, 1, 4])
+    assert (data.num_steps, data.num_episodes) == (8, 3)
+    np.testing.assert_array_equal(data.episode_lengths, [3, 1, 4])
+    np.testing.assert_array_equal(data.episode_ends, [3, 4, 8])
+    expected = [data.rewards[a:b].sum(dtype=float) for a, b in ((0, 3), (3, 4), (4, 8))]
+    np.testing.assert_allclose(data.episode_returns, expected, rtol=1e-12)
+
+
+def test_no_episodes_are_an_empty_set():
+    data = Trajectories.from_episodes([], BOX, BOX)
+    assert (data.num_steps, data.num_episodes) == (0, 0)
+    assert data.episode_starts.dtype == np.int64
+    assert len(data.episode_returns) == len(data.returns_to_go) == 0
+
+
+# Selecting
+
+
+@given(LENGTHS, st.data())
+def test_selected_episodes_are_those_asked_for_in_the_order_asked(random_trajectories, lengths, draw):
+    data = random_trajectories(lengths, seed=1)
+    wanted = draw.draw(st.lists(st.integers(0, len(lengths) - 1), max_size=10))
+    chosen = data.select(wanted)
+    assert chosen.num_episodes == len(wanted)
+    for i, j in enumerate(wanted):
+        for name, values in chosen.episode(i).items():
+            np.testing.assert_array_equal(values, data.episode(j)[name])
+
+
+def test_a_selection_is_a_copy_and_keeps_the_settings(random_trajectories):
+    data = random_trajectories([3, 3], discount=0.9, delayed=True)
+    chosen = data.select([1])
+    chosen.rewards[:] = 99
+    assert (data.rewards < 99).all()
+    assert (chosen.discount, chosen.delayed, chosen.origin) == (0.9, True, data.origin)
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.01, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
+def test_the_best_are_the_highest_returns_in_their_own_order(random_trajectories, fraction, count):
+    data = random_trajectories([4, 2, 5, 3, 1, 6, 2, 2, 3, 4])
+    threshold = np.sort(data.episode_returns)[-count]
+    expected = data.episode_returns[data.episode_returns >= threshold]
+    np.testing.assert_array_equal(data.best(fraction).episode_returns, expected)
+
+
+# What is refused
+
+ERRORS = {
+    "no final observation": ({"observations": np.zeros((3, 2))}, "episode 1 .* has 3 observations for 3 rewards"),
+    "too few actions": ({"actions": np.zeros((2, 2))}, r"actions of episode 1 .* shape \(2, 2\).*\(3, 2\)"),
+    "too wide": ({"observations": np.zeros((4, 3))}, r"observations of episode 1 .* shape \(3, 3\).*\(3, 2\)"),
+    "too few terminations": ({"terminations": np.zeros(2, bool)}, r"terminations of episode 1 .* \(2,\).*\(3,\)"),
+    "NaN reward": ({"rewards": with_bad(np.zeros(3), 2, np.nan)}, "rewards of episode 1 .* at step 2"),
+    "infinite action": ({"actions": with_bad(np.zeros((3, 2)), 1, -np.inf)}, "actions of episode 1 .* at step 1"),
+    "NaN observation": ({"observations": with_bad(np.zeros((4, 2)), 0, np.nan)}, "observations of episode 1 .* step 0"),
+    "NaN at the end": ({"observations": with_bad(np.zeros((4, 2)), 3, np.nan)}, "observations of episode 1 .* step 3"),
+    "above float32": ({"rewards": with_bad(np.zeros(3), 1, 1e39)}, "rewards of episode 1 .* at step 1"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), ERRORS.values(), ids=ERRORS)
+def test_a_broken_episode_is_named_with_its_field_and_step(changes, message):
+    with pytest.raises(InputError, match=message):
+        Trajectories.from_episodes([episode(), episode(**changes)], BOX, BOX)
+
+
+def test_an_episode_of_no_step_is_refused():
+    with pytest.raises(InputError, match="episode 1 of the given episodes has no step"):
+        Trajectories.from_episodes([episode(), episode(0), episode()], BOX, BOX)
+
+
+def test_rewards_may_be_a_column_vector():
+    data = Trajectories.from_episodes([episode(rewards=np.array([[1.0], [2.0], [3.0]]))], BOX, BOX)
+    np.testing.assert_array_equal(data.returns_to_go, [6, 5, 3])
