@@ -448,7 +448,7 @@ def _play(recipe: Recipe, index: int, act: "Act", progress: bool) -> "list[Episo
         buffers[number].observations.append(env.reset(seed=seeds[number])[0])
         return env, buffers[number]
 
-    envs = [gymnasium.make(recipe.env) for _ in range(min(PARALLEL_EPISODES, count))]
+    envs = [gymnasium.make(recipe.env, disable_env_checker=True) for _ in range(min(PARALLEL_EPISODES, count))]
     running = [begin(env) for env in envs]
     with tqdm(
         total=count, desc=recipe.behaviour[index].name, unit="episode", disable=None if progress else True

@@ -64,6 +64,9 @@ class SequenceModel(nn.Module):
         self.tokenizers = nn.ModuleDict({f.name: f.tokenizer for f in fields})
         self.embeddings = nn.ModuleDict({f.name: embedding(f.tokenizer, width) for f in context})
         self.timestep_embedding = nn.Embedding(max_timestep, width) if max_timestep else None
+        if self.timestep_embedding is not None:
+            # torch's unit deviation would drown the embedded return, observation and action to which it is added
+            nn.init.normal_(self.timestep_embedding.weight, std=0.02)
         self.norm = nn.LayerNorm(width) if normalize else nn.Identity()
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
@@ -87,15 +90,14 @@ class SequenceModel(nn.Module):
             f.tokenizer.fit(columns[f.name])  # type: ignore[arg-type]
 
     def embed(self, names: Iterable[str], values: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
-        """Tokens (B, T · slots, D) of the named fields for steps at the given timesteps (B, T), in block order. Training and acting both call this."""
-        time = None
-        if self.timestep_embedding is not None:
-            time = self.timestep_embedding(timesteps.clamp(max=self.timestep_embedding.num_embeddings - 1)).unsqueeze(2)
-        tokens = []
-        for name in names:
-            x = self.embeddings[name](self.tokenizers[name].encode(values[name]))
-            tokens.append(x if time is None else x + time)
+        """Tokens (B, T · n, D) of the named fields, n a step, in the given order. Training and acting both call this.
+
+        `timesteps` are (B, T), or (B, T, n) where the tokens of a step differ in it, as they do in acting: the last action and what followed it."""
+        tokens = [self.embeddings[name](self.tokenizers[name].encode(values[name])) for name in names]
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)
+        if self.timestep_embedding is not None:
+            time = self.timestep_embedding(timesteps.clamp(max=self.timestep_embedding.num_embeddings - 1))
+            x = x + (time.unsqueeze(2) if timesteps.dim() == 2 else time)
         return dropout(self.norm(x.flatten(1, 2)), self.dropout if self.training else 0.0)
 
     def forward(self, batch: Batch) -> dict[str, Distribution]:

@@ -87,3 +87,58 @@ def random_trajectories():
         return Trajectories.from_episodes(episodes, observation_space, action_space, **rest)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def untrained_policy():
+    """Makes a small policy for trajectories, with weights so large that a mistake anywhere in the past is seen in the action."""
+    import torch
+
+    from dtrl.acting.policy import DataSummary, Policy
+    from dtrl.config import ModelConfig
+    from dtrl.presets import build, columns_for, resolve
+
+    def make(trajectories, *, seed=0, acting=None, **options):
+        config = resolve(ModelConfig(**{"context_length": 4, "width": 16, "layers": 2, "heads": 4, **options}), trajectories)
+        torch.manual_seed(seed)
+        spaces = trajectories.observation_space, trajectories.action_space
+        model = build(config, *spaces)
+        model.fit(columns_for(model, trajectories))
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return Policy(model, config, *spaces, DataSummary.of(trajectories), **(acting or {}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def scripted_env():
+    """A class of environments. The seed fixes an episode's length (2 to 9 steps) and noise; observations and rewards depend on the actions."""
+    import gymnasium
+    import numpy as np
+
+    class Scripted(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3,))
+        action_space = gymnasium.spaces.Discrete(3)
+
+        def __init__(self, diary=None):
+            self.diary = [] if diary is None else diary
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.length = int(self.np_random.integers(2, 10))
+            self.noise = self.np_random.normal(size=(self.length + 1, 3)).astype(np.float32)
+            self.rewards = []
+            return self.noise[0], {}
+
+        def step(self, action):
+            assert len(self.rewards) < self.length, "stepped after the end"
+            self.rewards.append((int(action) + len(self.rewards)) / 4)
+            now = len(self.rewards)
+            ended = now == self.length
+            if ended:
+                self.diary.append((self.noise[0].tobytes(), sum(self.rewards)))
+            return self.noise[now] + np.float32(action), self.rewards[-1], ended and now % 2 == 0, ended and now % 2 == 1, {}
+
+    return Scripted

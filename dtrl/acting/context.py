@@ -9,7 +9,10 @@ B rows (environments), n tokens a call, m tokens a step, D width. Every row has 
 the first step there is no previous action) are padded on the right; the padding is overwritten by the next call."""
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,11 +22,15 @@ from dtrl.config import ModelConfig
 from dtrl.errors import InputError
 
 
+Counts = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.bool_]
+
+
 class Context(ABC):
     """The past of B rows."""
 
     @abstractmethod
-    def step(self, x: Tensor, counts: Tensor, first: Tensor) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
         """Append the first `counts` (B,) tokens of each row of x (B, n, D) and return the hidden vector (B, D) at the last of them.
 
         Rows in `first` (B,) bool begin a new episode with these tokens."""
@@ -38,27 +45,32 @@ class Window(Context):
     """The tokens of the last K steps, recomputed at every call."""
 
     def __init__(self, backbone: Backbone, rows: int, length: int, tokens_per_step: int, width: int) -> None:
-        weight = next(backbone.parameters())
         self.backbone, self.tokens_per_step = backbone, tokens_per_step
         self.capacity = length * tokens_per_step
-        self.tokens = weight.new_zeros(rows, self.capacity, width)
-        self.lengths = torch.zeros(rows, dtype=torch.int64, device=weight.device)
+        self.tokens = next(backbone.parameters()).new_zeros(rows, self.capacity + tokens_per_step, width)
+        self.lengths = np.zeros(rows, dtype=np.int64)
 
-    def step(self, x: Tensor, counts: Tensor, first: Tensor) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
         self.append(x, counts, first, drop=self.tokens_per_step)
-        return forward_rows(self.backbone, self.tokens, self.lengths)
+        hidden, _ = self.backbone(self.tokens[:, : self.lengths.max()], read=ends(self.lengths, x.device))
+        return last_of(hidden, self.lengths)
 
-    def append(self, x: Tensor, counts: Tensor, first: Tensor, drop: int) -> Tensor:
-        """Add tokens; rows that have no room first lose their oldest `drop` tokens. Returns which rows did."""
-        self.lengths = torch.where(first, 0, self.lengths)
-        full = self.lengths + counts > self.capacity
-        if full.any():
-            self.tokens[full] = self.tokens[full].roll(-drop, dims=1)
-            self.lengths = torch.where(full, self.lengths - drop, self.lengths)
-        for i in range(x.shape[1]):
-            wanted = (counts > i).nonzero().squeeze(1)
-            self.tokens[wanted, self.lengths[wanted] + i] = x[wanted, i]
-        self.lengths = self.lengths + counts
+    def append(self, x: Tensor, counts: Counts, first: Rows, drop: int) -> Rows:
+        """Add tokens; rows that then hold more than K steps lose their oldest `drop` tokens. Returns which rows did."""
+        lengths = np.where(first, 0, self.lengths)
+        if (lengths == lengths[0]).all() and (counts == counts[0]).all():
+            self.tokens[:, lengths[0] : lengths[0] + counts[0]] = x[:, : counts[0]]
+        else:
+            row, token = (torch.from_numpy(i).to(x.device) for i in np.nonzero(np.arange(x.shape[1]) < counts[:, None]))
+            self.tokens[row, torch.from_numpy(lengths).to(x.device)[row] + token] = x[row, token]
+        lengths = lengths + counts
+        full = lengths > self.capacity
+        if full.all():
+            self.tokens = self.tokens.roll(-drop, dims=1)
+        elif full.any():
+            rows = torch.from_numpy(np.flatnonzero(full)).to(x.device)
+            self.tokens[rows] = self.tokens[rows].roll(-drop, dims=1)
+        self.lengths = np.where(full, lengths - drop, lengths)
         return full
 
     @staticmethod
@@ -75,22 +87,23 @@ class Block(Window):
         # a row may be padded past its last token, and the padding needs a slot
         self.state = backbone.initial_state(rows, self.capacity + tokens_per_step)
 
-    def step(self, x: Tensor, counts: Tensor, first: Tensor) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
         refilled = self.append(x, counts, first, drop=self.dropped)
+        if refilled.all():
+            self.state.lengths = np.zeros_like(self.lengths)
+            return cached(self.backbone, self.state, self.tokens[:, : self.lengths.max()], self.lengths)
         if not refilled.any():
-            self.state.lengths = torch.where(first, 0, self.state.lengths)
-            return cached_rows(self.backbone, self.state, x, counts)
-        going_on, fresh = (~refilled).nonzero().squeeze(1), refilled.nonzero().squeeze(1)
+            self.state.lengths = np.where(first, 0, self.state.lengths)
+            return cached(self.backbone, self.state, x, counts)
         hidden = x.new_empty(len(x), x.shape[-1])
-        part = take_rows(self.state, going_on)
-        part.lengths = torch.where(first[going_on], 0, part.lengths)
-        if len(going_on):
-            hidden[going_on] = cached_rows(self.backbone, part, x[going_on], counts[going_on])
-            put_rows(self.state, going_on, part)
-        part = self.backbone.initial_state(len(fresh), self.state.capacity)
-        counts = self.lengths[fresh]
-        hidden[fresh] = cached_rows(self.backbone, part, self.tokens[fresh, : int(counts.max())], counts)
-        put_rows(self.state, fresh, part)
+        for rows, tokens, new, begin in (
+            (~refilled, x, counts, first),
+            (refilled, self.tokens[:, : self.lengths[refilled].max()], self.lengths, refilled),
+        ):
+            which = torch.from_numpy(np.flatnonzero(rows)).to(x.device)
+            part = KeyValueState(self.state.keys_values[:, which], np.where(begin, 0, self.state.lengths)[rows])
+            hidden[which] = cached(self.backbone, part, tokens[which], new[rows])
+            self.state.keys_values[:, which], self.state.lengths[rows] = part.keys_values, part.lengths
         return hidden
 
     @staticmethod
@@ -109,9 +122,9 @@ class Banded(Context):
         # the oldest token of a call sees a whole band back, and the newest must not overwrite it
         self.state = backbone.initial_state(rows, (length + 1) * tokens_per_step - 1)
 
-    def step(self, x: Tensor, counts: Tensor, first: Tensor) -> Tensor:
-        self.state.lengths = torch.where(first, 0, self.state.lengths)
-        return cached_rows(self.backbone, self.state, x, counts)
+    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+        self.state.lengths = np.where(first, 0, self.state.lengths)
+        return cached(self.backbone, self.state, x, counts)
 
     @staticmethod
     def start(step: int, length: int) -> int:
@@ -125,8 +138,9 @@ class Full(Banded):
         self.backbone, self.length, self.tokens_per_step = backbone, length, tokens_per_step
         self.state = backbone.initial_state(rows, length * tokens_per_step)
 
-    def step(self, x: Tensor, counts: Tensor, first: Tensor) -> Tensor:
-        longest = int(torch.where(first, 0, self.state.lengths).max()) // self.tokens_per_step + 1
+    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+        # the last step of a row lacks its action until the next call brings it
+        longest = -(-int(np.where(first, 0, self.state.lengths).max()) // self.tokens_per_step) + 1
         if longest > self.length:
             raise InputError(
                 f"an episode has reached step {longest}, and this model was trained on episodes of at most {self.length} steps; "
@@ -168,25 +182,27 @@ def kept_steps(length: int) -> int:
     return max(1, length // 2)
 
 
-def forward_rows(backbone: Backbone, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """The hidden vector at the last token of each right-padded row, recomputed."""
-    ends, which = lengths.sub(1).unique(return_inverse=True)
-    hidden, _ = backbone(tokens[:, : int(ends[-1]) + 1], read=ends)
-    return hidden[torch.arange(len(hidden), device=hidden.device), which]
+def cached(backbone: Backbone, state: KeyValueState, x: Tensor, counts: Counts) -> Tensor:
+    """The hidden vector (B, D) at token `counts` − 1 of each right-padded row, computed on top of the cache, which then holds `counts` tokens more."""
+    before = state.lengths
+    hidden, state = backbone(x, state, read=ends(counts, x.device))
+    state.lengths = before + counts
+    return last_of(hidden, counts)
 
 
-def cached_rows(backbone: Backbone, state: KeyValueState, x: Tensor, counts: Tensor) -> Tensor:
-    """The hidden vector at token `counts` − 1 of each right-padded row, computed on top of the cache, which then holds `counts` tokens more."""
-    ends, which = counts.sub(1).unique(return_inverse=True)
-    hidden, state = backbone(x, state, read=ends)
-    state.rewind(x.shape[1] - counts)
-    return hidden[torch.arange(len(hidden), device=hidden.device), which]
+def ends(counts: Counts, device: torch.device) -> Tensor:
+    """The positions at which some row of a batch ends, ascending."""
+    return known_ends(tuple(np.unique(counts - 1).tolist()), device)
 
 
-def take_rows(state: KeyValueState, rows: Tensor) -> KeyValueState:
-    return KeyValueState(state.keys[:, rows], state.values[:, rows], state.lengths[rows])
+@lru_cache(maxsize=256)
+def known_ends(positions: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(positions, device=device)
 
 
-def put_rows(state: KeyValueState, rows: Tensor, part: KeyValueState) -> None:
-    state.keys[:, rows], state.values[:, rows] = part.keys, part.values
-    state.lengths = state.lengths.index_put((rows,), part.lengths)
+def last_of(hidden: Tensor, counts: Counts) -> Tensor:
+    """(B, D) each row's own among the outputs (B, R, D) at `ends(counts)`."""
+    if hidden.shape[1] == 1:
+        return hidden[:, 0]
+    _, which = np.unique(counts, return_inverse=True)
+    return hidden[torch.arange(len(hidden), device=hidden.device), torch.from_numpy(which).to(hidden.device)]

@@ -105,11 +105,13 @@ class Policy:
         cut = names.index(self.acted)
         self.before = [f.name for f in model.fields[:cut] if f.in_context]
         self.after = [f.name for f in model.fields[cut:] if f.in_context]
+        self.ages = np.array([1] * len(self.after) + [0] * len(self.before))
+        self._anchor = next(model.parameters())
         self._state: PolicyState | None = None
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self._anchor.device
 
     def to(self, device: str | torch.device) -> "Policy":
         self.model.to(device)
@@ -164,7 +166,10 @@ class Policy:
             raise InputError(f"{len(observations)} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state.")
         first = np.full(len(observations), not state.started)
         if episode_start is not None:
-            first = first | np.atleast_1d(np.asarray(episode_start, dtype=bool))
+            starts = np.atleast_1d(np.asarray(episode_start, dtype=bool))
+            if starts.shape not in ((1,), first.shape):
+                raise InputError(f"episode_start has shape {starts.shape}, and there are {len(first)} observations; give one claim for each.")
+            first = first | starts
         state.started = True
         self.advance(state, first)
         with torch.inference_mode():
@@ -184,20 +189,21 @@ class Policy:
     def distribution(self, state: PolicyState, observations: Array, first: npt.NDArray[np.bool_]) -> Distribution:
         """The model's distribution of the action token, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ]."""
         model, device = self.model, self.device
-        began = torch.from_numpy(first).to(device)
-        timesteps = torch.from_numpy(state.timesteps).to(device).unsqueeze(1)
         values = {"return": state.returns_to_go, "observation": observations, "action": state.actions}
-        now = {name: torch.from_numpy(np.asarray(values[name])).to(device).unsqueeze(1) for name in {*self.before, *self.after}}
-        x = model.embed(self.before, now, timesteps)
-        counts = torch.full((len(first),), x.shape[1], device=device)
-        if self.after:
-            last = model.embed(self.after, now, (timesteps - 1).clamp(min=0))
-            going_on = torch.cat([last, x], dim=1)
-            beginning = torch.cat([x, torch.zeros_like(last)], dim=1)  # no action came before: padded on the right instead
-            x = torch.where(began[:, None, None], beginning, going_on)
-            counts = torch.where(began, counts, x.shape[1])
-        hidden = state.context.step(x, counts, began)
-        return self.model.heads[self.acted](hidden.unsqueeze(1))  # type: ignore[no-any-return]
+        beginning, names = bool(first.all()), self.before
+        if not beginning:
+            names = self.after + self.before
+        now = {name: torch.from_numpy(np.asarray(values[name])).to(device).unsqueeze(1) for name in names}
+        ages = self.ages[-len(names) :]  # of each token: 1 for those of the step before
+        timesteps = np.maximum(state.timesteps[:, None] - ages, 0)
+        x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1))
+        counts = np.full(len(first), x.shape[1])
+        if not beginning and first.any():  # no action came before: these rows are padded on the right instead
+            rows = torch.from_numpy(np.flatnonzero(first)).to(device)
+            x[rows] = x[rows].roll(-len(self.after), dims=1)
+            counts -= first * len(self.after)
+        hidden = state.context.step(x, counts, first)
+        return model.heads[self.acted](hidden.unsqueeze(1))  # type: ignore[no-any-return]
 
     def to_actions(self, tokens: Tensor) -> Array:
         """(B, 1) ids or (B, 1, A) vectors → (B,) or (B, A) actions inside the action space, in its dtype."""
@@ -214,7 +220,10 @@ class Policy:
             raise InputError(
                 f"observation is a {type(observation).__name__}, and the policy's space is {self.observation_space}; Gymnasium's reset returns (observation, info): pass only the first."
             )
-        values = np.asarray(observation, dtype=dtype)
+        try:
+            values = np.asarray(observation).astype(dtype, casting="same_kind", copy=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"observation {str(observation)[:80]!r} does not fit {self.observation_space} ({error}); give an array of its numbers.") from error
         single = values.shape == shape
         if single:
             values = values[None]

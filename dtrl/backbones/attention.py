@@ -8,7 +8,10 @@ its own length, and a reset only sets that to 0; which slots are visible follows
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,19 +26,19 @@ ROPE_BASE = 10_000.0
 class KeyValueState:
     """Keys and values of the tokens a sequence may still look at."""
 
-    keys: Tensor
-    """(layers, B, H_kv, C, D/H), rotated where the trunk rotates."""
-    values: Tensor
-    lengths: Tensor
-    """(B,) int64: tokens since the beginning of the episode, forgotten ones included."""
+    keys_values: Tensor
+    """(layers, B, 2 · H_kv, C, D/H): the heads' keys, rotated where the trunk rotates, then their values."""
+    lengths: npt.NDArray[np.int64]
+    """(B,) tokens since the beginning of the episode, forgotten ones included. On the host, where it steers which kernels run."""
 
     @property
     def capacity(self) -> int:
-        return self.keys.shape[3]
+        return self.keys_values.shape[3]
 
-    def rewind(self, tokens: Tensor) -> None:
-        """Forget the last `tokens` (B,) of each sequence, so that the next call writes over them."""
-        self.lengths = self.lengths - tokens
+    def uniform(self) -> int | None:
+        """The length of all rows where they agree: then slots are slices, and masks are known beforehand."""
+        first = int(self.lengths[0])
+        return first if len(self.lengths) == 1 or (self.lengths == first).all() else None
 
 
 class Transformer(Backbone):
@@ -69,19 +72,19 @@ class Transformer(Backbone):
 
     def forward(self, x: Tensor, state: KeyValueState | None = None, read: Tensor | None = None) -> tuple[Tensor, KeyValueState | None]:
         length = x.shape[1]
+        cache = None
         if state is None:
             positions = torch.arange(length, device=x.device)
-            mask = visible(positions, positions, self.band)
+            mask = known_mask(0, length, length, self.band, x.device)
         else:
-            positions = state.lengths[:, None] + torch.arange(length, device=x.device)
-            mask = visible(positions, slot_positions(state, length), self.band)[:, None]
+            positions, mask, cache = plan(state, length, self.band, x.device)
         rotation = self.rotation(positions, x.dtype) if self.rotary else None
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1
-            x = block(x, mask, rotation, None if state is None else (state, i, positions), read if last else None)
+            x = block(x, mask, rotation, None if cache is None else cache.layer(i), read if last else None)
         if state is not None:
             state.lengths = state.lengths + length
-        return self.norm(x), state
+        return self.norm(x), state  # type: ignore[return-value]
 
     def rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine (B or 1, 1, L, D/H) of the rotary angles at the positions."""
@@ -92,9 +95,8 @@ class Transformer(Backbone):
 
     def initial_state(self, batch_size: int, capacity: int) -> KeyValueState:
         weight = next(self.parameters())
-        shape = (len(self.blocks), batch_size, self.kv_heads, capacity, self.head_width)
-        zeros = weight.new_zeros(shape)
-        return KeyValueState(zeros, zeros.clone(), torch.zeros(batch_size, dtype=torch.int64, device=weight.device))
+        shape = (len(self.blocks), batch_size, 2 * self.kv_heads, capacity, self.head_width)
+        return KeyValueState(weight.new_zeros(shape), np.zeros(batch_size, dtype=np.int64))
 
 
 class Block(nn.Module):
@@ -114,34 +116,40 @@ class Block(nn.Module):
         x: Tensor,
         mask: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
-        cache: tuple[KeyValueState, int, Tensor] | None,
+        cache: "LayerCache | None",
         read: Tensor | None,
     ) -> Tensor:
         """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere."""
-        query, key, value = self.project(self.attention_norm(x), read)
+        query, key_value = self.project(self.attention_norm(x), read)
         if read is not None:
             x, mask = x[:, read], mask[..., read, :]
         if rotation is not None:
             cos, sin = rotation
             query = rotate(query, cos if read is None else cos[:, :, read], sin if read is None else sin[:, :, read])
-            key = rotate(key, cos, sin)
+            key_value = torch.cat([rotate(key_value[:, : self.kv_heads], cos, sin), key_value[:, self.kv_heads :]], dim=1)
         if cache is not None:
-            key, value = write(*cache, key, value)
+            key_value = cache.write(key_value)
         rate = self.dropout if self.training else 0.0
+        key, value = key_value.split(self.kv_heads, dim=1)
         mixed = attend(query, key, value, mask, rate).transpose(1, 2).flatten(2)
         x = x + dropout(self.projection(mixed), rate)
         return x + dropout(self.mlp(self.mlp_norm(x)), rate)
 
-    def project(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, H, R, D/H), keys and values (B, H_kv, L, D/H)."""
-        own, shared = self.heads * self.head_width, self.kv_heads * self.head_width
+    def project(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries (B, H, R, D/H), and keys with values (B, 2 · H_kv, L, D/H)."""
+        batch, length, _ = x.shape
         if read is None:
-            query, key, value = self.query_key_value(x).split([own, shared, shared], dim=-1)
-        else:
-            weight, bias = self.query_key_value.weight, self.query_key_value.bias
-            query = F.linear(x[:, read], weight[:own], None if bias is None else bias[:own])
-            key, value = F.linear(x, weight[own:], None if bias is None else bias[own:]).split([shared, shared], dim=-1)
-        return tuple(t.unflatten(-1, (-1, self.head_width)).transpose(1, 2) for t in (query, key, value))  # type: ignore[return-value]
+            whole = self.query_key_value(x).view(batch, length, -1, self.head_width).transpose(1, 2)
+            query, key_value = whole.split([self.heads, 2 * self.kv_heads], dim=1)
+            return query, key_value
+        own = self.heads * self.head_width
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query = F.linear(x[:, read], weight[:own], None if bias is None else bias[:own])
+        key_value = F.linear(x, weight[own:], None if bias is None else bias[own:])
+        return (
+            query.view(batch, -1, self.heads, self.head_width).transpose(1, 2),
+            key_value.view(batch, length, -1, self.head_width).transpose(1, 2),
+        )
 
 
 class MLP(nn.Module):
@@ -197,30 +205,63 @@ def visible(queries: Tensor, keys: Tensor, band: tuple[int, int] | None) -> Tens
     return seen
 
 
-def slot_positions(state: KeyValueState, new: int) -> Tensor:
-    """(B, S) the position of the token in each slot once `new` tokens are written; negative where a slot is still empty.
+@dataclass
+class LayerCache:
+    """Where the new tokens of one layer go, and which slots are in use."""
 
-    A slot's token is the newest one whose position leaves the slot's number when divided by the capacity. On the CPU the slots that no
-    sequence has reached yet are left out."""
-    newest = (state.lengths + new - 1)[:, None]
-    slots = torch.arange(used_slots(state, new), device=newest.device)
-    return newest - (newest - slots) % state.capacity
+    keys_values: Tensor
+    slots: slice | Tensor
+    used: int
+
+    def write(self, new: Tensor) -> Tensor:
+        """Put keys and values (B, 2 · H_kv, L, D/H) into their slots; returns those of all slots in use, in slot order."""
+        if isinstance(self.slots, slice):
+            self.keys_values[:, :, self.slots] = new
+        else:
+            rows = torch.arange(len(new), device=new.device)[:, None]
+            self.keys_values[rows, :, self.slots] = new.transpose(1, 2)
+        return self.keys_values[:, :, : self.used]
 
 
-def used_slots(state: KeyValueState, new: int) -> int:
-    if state.lengths.device.type != "cpu":
-        return state.capacity  # reading a length would wait for the device
-    return min(state.capacity, int(state.lengths.max()) + new)
+@dataclass
+class Cache:
+    """`LayerCache` for every layer."""
+
+    state: KeyValueState
+    slots: slice | Tensor
+    used: int
+
+    def layer(self, i: int) -> LayerCache:
+        return LayerCache(self.state.keys_values[i], self.slots, self.used)
 
 
-def write(state: KeyValueState, layer: int, positions: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Put keys and values (B, H_kv, L, D/H) into their slots; returns all that are in use, in slot order."""
-    rows = torch.arange(len(positions), device=positions.device)[:, None]
-    slots = positions % state.capacity
-    state.keys[layer][rows, :, slots] = key.transpose(1, 2)
-    state.values[layer][rows, :, slots] = value.transpose(1, 2)
-    used = used_slots(state, positions.shape[1])
-    return state.keys[layer][:, :, :used], state.values[layer][:, :, :used]
+def plan(state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device) -> tuple[Tensor, Tensor, Cache]:
+    """Positions of `new` tokens, the mask over the slots in use, and where the tokens go.
+
+    A slot holds the newest token whose position leaves the slot's number when divided by the capacity; a position below zero marks a slot that
+    is still empty. Where all rows have the same length and the ring does not turn over, slots are a slice and the mask has been seen before."""
+    capacity, length = state.capacity, state.uniform()
+    used = min(capacity, int(state.lengths.max()) + new)
+    if length is not None:
+        positions = torch.arange(length, length + new, device=device)
+        first = length % capacity
+        slots: slice | Tensor = slice(first, first + new) if first + new <= capacity else (positions % capacity)[None].expand(len(state.lengths), -1)
+        if length >= capacity:  # from here on masks repeat
+            length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
+        return positions, known_mask(length, new, capacity, band, device), Cache(state, slots, used)
+    lengths = torch.from_numpy(state.lengths).to(device)[:, None]
+    positions = lengths + torch.arange(new, device=device)
+    newest = lengths + (new - 1)
+    slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
+    return positions, visible(positions, slot_positions, band)[:, None], Cache(state, positions % capacity, used)
+
+
+@lru_cache(maxsize=1024)
+def known_mask(length: int, new: int, capacity: int, band: tuple[int, int] | None, device: torch.device) -> Tensor:
+    """(L, S) the mask of `new` tokens after `length` others, in a ring of `capacity` slots of which S are in use."""
+    positions = torch.arange(length, length + new, device=device)
+    newest = length + new - 1
+    return visible(positions, newest - (newest - torch.arange(min(capacity, newest + 1), device=device)) % capacity, band)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:

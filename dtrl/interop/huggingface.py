@@ -226,8 +226,8 @@ def model_config(
 def renamed(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors under dtrl's names, in dtrl's layout."""
     found = {}
-    for key, tensor in weights.items():
-        module, _, kind = key.rpartition(".")
+    for key, stored in weights.items():
+        tensor, (module, _, kind) = stored.float(), key.rpartition(".")
         if match := IN_BLOCK.fullmatch(key):
             layer, part, kind = match.groups()
             # their Conv1D holds the transpose of a Linear's weight; a LayerNorm's has one axis
@@ -239,7 +239,7 @@ def renamed(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
                 f"{name} holds a tensor {key!r}, which no part of the Decision Transformer has; it is another model."
             )
     if CONSTANT_POSITION in weights and "norm.bias" in found:
-        found["norm.bias"] = found["norm.bias"] + weights[CONSTANT_POSITION][0]
+        found["norm.bias"] = found["norm.bias"] + weights[CONSTANT_POSITION][0].float()
     return found
 
 

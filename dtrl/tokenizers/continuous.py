@@ -38,10 +38,10 @@ class Continuous(Tokenizer):
         self.given_scale = scale
         if box is not None:
             self.bounded = np.isfinite(box.low) & np.isfinite(box.high)
-            self.low, self.high = box.low.astype(np.float64), box.high.astype(np.float64)
-            middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
-            self.shift[self.bounded] = torch.from_numpy(middle[self.bounded]).float()
-            self.scale[self.bounded] = torch.from_numpy(np.where(half > 0, half, 1.0)[self.bounded]).float()
+            low, high = (bound.astype(np.float64)[self.bounded] for bound in (box.low, box.high))
+            half = (high - low) / 2
+            self.shift[self.bounded] = torch.from_numpy((low + high) / 2).float()
+            self.scale[self.bounded] = torch.from_numpy(np.where(half > 0, half, 1.0)).float()
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         x = x.reshape(len(x), self.token_width)

@@ -3,10 +3,12 @@
 Reading a Minari dataset costs about a millisecond an episode, mapping its columns about a millisecond in all. The folder is keyed on the
 sha256 of the files; so that the second load need not read them, a small index remembers size, times and inode of each file with the hash."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrl.files import replace
+from dtrl.files import cannot_write, replace
 from dtrl.trajectories.columns import Array
 
 LAYOUT_VERSION = 1
@@ -81,7 +83,10 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
     def allocate(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if 0 in shape:  # an empty file cannot be mapped
             return np.empty(shape, dtype)
-        return np.lib.format.open_memmap(temporary / f"{name.replace('/', '.')}.npy", mode="w+", dtype=dtype, shape=shape)
+        path = temporary / f"{name.replace('/', '.')}.npy"
+        column = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        reserve(path)
+        return column
 
     try:
         columns = build(allocate)
@@ -100,9 +105,22 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
             if find(key) is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(temporary, folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     found = find(key)
     if found is None:
         raise OSError(f"the cache {folder} vanished while it was written")
     return found
+
+
+def reserve(path: Path) -> None:
+    """Take a file's space now. The system would take it when a page of the map is written, and kill the process where the disk is full."""
+    if sys.platform == "linux":
+        with open(path, "r+b") as stream:
+            try:
+                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):  # others: a file system that does not know the call
+                    raise

@@ -105,7 +105,7 @@ class Trajectories:
     @cached_property
     def episode_ends(self) -> npt.NDArray[np.int64]:
         """(E,) row after the last of each episode."""
-        return np.append(self.episode_starts[1:], self.num_steps).astype(np.int64)
+        return np.append(self.episode_starts, self.num_steps)[1:].astype(np.int64)
 
     @property
     def episode_lengths(self) -> npt.NDArray[np.int64]:
@@ -138,11 +138,13 @@ class Trajectories:
     def from_episodes(cls, episodes: Iterable[Mapping[str, Any]], observation_space: Space, action_space: Space, **rest: Any) -> "Trajectories":
         """Trajectories from one mapping an episode: observations (T+1, …), actions, rewards, terminations and truncations (T, …).
 
-        Raises InputError where an episode's arrays disagree in length, do not fit the spaces, or hold NaN or infinity."""
+        Raises InputError where an episode has no step, or its arrays disagree in length, do not fit the spaces, or hold NaN or infinity."""
         episodes = list(episodes)
-        lengths = [len(episode["rewards"]) for episode in episodes]
-        columns = empty_columns(sum(lengths), len(lengths), observation_space, action_space)
-        starts = np.cumsum(np.asarray(lengths, dtype=np.int64)) - lengths
+        lengths = np.array([len(episode["rewards"]) for episode in episodes], dtype=np.int64)
+        if not lengths.all():
+            raise InputError(f"episode {int(np.argmin(lengths))} of the given episodes has no step; leave it out.")
+        columns = empty_columns(int(lengths.sum()), len(lengths), observation_space, action_space)
+        starts = np.cumsum(lengths) - lengths
         for i, (start, episode) in enumerate(zip(starts, episodes, strict=True)):
             fill_episode(columns, i, int(start), episode, where="the given episodes")
         return cls(columns, starts, observation_space, action_space, **rest)
@@ -162,7 +164,7 @@ def returns_to_go(rewards: Array, episode_starts: Array, discount: float = 1.0) 
 
     Undiscounted it is one reverse cumulative sum an episode; discounted it is the same recurrence run over all episodes side by side."""
     rewards = np.asarray(rewards, dtype=np.float64)
-    ends = np.append(episode_starts[1:], len(rewards))
+    ends = np.append(episode_starts, len(rewards))[1:]
     out = np.empty_like(rewards)
     if discount == 1.0:
         for start, end in zip(episode_starts, ends, strict=True):
@@ -215,11 +217,17 @@ def fill_episode(columns: Mapping[str, Array], index: int, start: int, episode: 
             values = values.reshape(wanted) if values.size == steps else values
         if values.shape != wanted:
             raise InputError(f"{name} of episode {index} of {where} have shape {values.shape}; the spaces ask for {wanted}.")
-        column[start : start + steps] = values
-        if column.dtype == np.float32 and not np.isfinite(column[start : start + steps]).all():
-            bad = int(np.argwhere(~np.isfinite(values))[0][0]) if not np.isfinite(values).all() else 0
+        written = column[start : start + steps]
+        with np.errstate(over="ignore", invalid="ignore"):  # what the column's type cannot hold changes, and is refused below
+            written[...] = values
+        if column.dtype == np.int64 and (written != values).any():
+            bad = int(np.argmax(written != values))
+            raise InputError(f"{name} of episode {index} of {where} hold {values[bad]} at step {bad}; a Discrete space has whole numbers only.")
+        if column.dtype == np.float32 and not np.isfinite(written).all():
+            bad = int(np.argwhere(~np.isfinite(written))[0][0])
             raise InputError(f"{name} of episode {index} of {where} hold NaN or infinity at step {bad}; repair or remove that episode.")
-    columns["final_observations"][index] = observations[-1]
+    with np.errstate(over="ignore"):
+        columns["final_observations"][index] = observations[-1]
     if columns["final_observations"].dtype == np.float32 and not np.isfinite(columns["final_observations"][index]).all():
         raise InputError(f"observations of episode {index} of {where} hold NaN or infinity at step {steps}; repair or remove that episode.")
     return steps

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,10 @@ def without_short_episodes(trajectories: Trajectories, rule: str) -> Trajectorie
 def locate(dataset: str) -> Path:
     """The folder that holds the dataset's data and metadata.json; downloads it by id where it is not local."""
     path = Path(dataset)
-    for folder in (path, path / "data"):
-        if (folder / "metadata.json").is_file():
-            return folder
+    with suppress(OSError):  # a name may be longer than the system allows
+        for folder in (path, path / "data"):
+            if (folder / "metadata.json").is_file():
+                return folder
     if not DATASET_ID.fullmatch(dataset):
         known = local_datasets()
         raise InputError(
@@ -138,6 +140,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as JSON ({error}); get the dataset again.") from error
     if not isinstance(metadata, dict):
         raise InputError(f"{path} holds {type(metadata).__name__}, where Minari writes an object; get the dataset again.")
+    for name, kind in (("total_steps", int), ("total_episodes", int), ("env_spec", str)):
+        value = metadata.get(name, "" if kind is str else None)
+        if type(value) is not kind:
+            raise InputError(f"{path} states {name} {value!r}, where Minari writes {kind.__name__}; get the dataset again.")
     return metadata
 
 
@@ -163,7 +169,7 @@ def read_columns(
     """Every episode, read once and in order, into columns; one episode is in memory at a time."""
     from minari.dataset.minari_storage import MinariStorage
 
-    steps, episodes = int(metadata.get("total_steps", -1)), int(metadata.get("total_episodes", -1))
+    steps, episodes = metadata["total_steps"], metadata["total_episodes"]
     if steps <= 0 or episodes <= 0:
         raise InputError(f"dataset {name} is empty ({max(episodes, 0)} episodes, {max(steps, 0)} steps); record it again, or choose another.")
     columns = empty_columns(steps, episodes, observation_space, action_space, allocate)
@@ -177,9 +183,9 @@ def read_columns(
                 raise InputError(f"the metadata of {name} state {steps} steps, and its episodes hold more (seen in episode {i}); get the dataset again.")
             starts[i] = row
             row += fill_episode(columns, i, row, episode, where=name)
-    except (OSError, KeyError, ImportError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make h5py and pyarrow raise many kinds, RuntimeError and MemoryError among them
         raise InputError(f"the data of {name} in {folder} cannot be read ({type(error).__name__}: {error}); get the dataset again.") from error
     if row != steps:
         raise InputError(f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again.")

@@ -1,5 +1,7 @@
 """Columns: returns-to-go against the double loop of their definition, and what goes in comes out again."""
 
+import re
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -175,6 +177,15 @@ ERRORS = {
 def test_a_broken_episode_is_named_with_its_field_and_step(changes, message):
     with pytest.raises(InputError, match=message):
         Trajectories.from_episodes([episode(), episode(**changes)], BOX, BOX)
+
+
+@pytest.mark.parametrize("bad", [0.5, np.nan, 1e300])
+def test_a_broken_id_of_a_discrete_space_is_named(bad):
+    broken = episode(actions=with_bad(np.zeros(3), 1, bad))
+    with pytest.raises(
+        InputError, match=rf"actions of episode 0 .* hold {re.escape(str(bad))} at step 1.*whole numbers"
+    ):
+        Trajectories.from_episodes([broken], BOX, spaces.Discrete(2))
 
 
 def test_an_episode_of_no_step_is_refused():

@@ -1,0 +1,157 @@
+"""One gradient update of the paper's Hopper model: batch, forward, backward, clipping, AdamW; dtrl's trainer against transformers' model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from dtrl.bench.peers import ACTION_WIDTH, MAX_TIMESTEP, OBSERVATION_WIDTH, RETURN_SCALE, hopper_model
+from dtrl.bench.timing import compare, document, interleaved, torch_threads
+from dtrl.config import ModelConfig, TrainingConfig
+from dtrl.training.trainer import Trainer
+from dtrl.trajectories import Trajectories
+from dtrl.windows import Windows
+
+BATCH_SIZE, CONTEXT_LENGTH = 64, 20
+LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 1e-4, 0.25
+"""The paper's [Chen et al. 2021, table 8]."""
+OUR_BATCHES, COLLATOR = "transformers, batches by dtrl", "transformers, documented collator"
+GOAL = 2.0
+
+
+def run(repetitions: int = 50, threads: int = 2, episodes: int = 200) -> dict[str, Any]:
+    """Both are in training mode with dropout 0.1 and use torch's fused AdamW, as transformers' Trainer does by default."""
+    trajectories = hopper_shaped(episodes)
+    with torch_threads(threads):
+        jobs = {
+            "dtrl": dtrl_update(trajectories),
+            OUR_BATCHES: peer_update(dtrl_batches(trajectories)),
+            COLLATOR: peer_update(Collator(trajectories)),
+        }
+        times = interleaved({name: lambda call=call: call for name, call in jobs.items()}, repetitions, warm_up=3)
+    work = f"training, an update of {BATCH_SIZE} windows, K = {CONTEXT_LENGTH}, {threads} thread{'s' if threads > 1 else ''}"
+    results = [
+        compare(work, times, "dtrl", peer, goal, threads=threads)
+        for peer, goal in ((OUR_BATCHES, GOAL), (COLLATOR, None))
+    ]
+    return document("training", {"repetitions": repetitions, "threads": threads, "episodes": episodes}, results)
+
+
+def hopper_shaped(episodes: int) -> Trajectories:
+    """Random numbers in the shape of Hopper's data: up to 1,000 steps an episode, half of them as in its medium data."""
+    random = np.random.default_rng(0)
+    made = []
+    for length in random.integers(100, MAX_TIMESTEP + 1, size=episodes):
+        ends = np.arange(length) == length - 1
+        made.append(
+            {
+                "observations": random.standard_normal((length + 1, OBSERVATION_WIDTH)),
+                "actions": random.uniform(-1, 1, (length, ACTION_WIDTH)),
+                "rewards": random.random(length),
+                "terminations": ends,
+                "truncations": np.zeros(length, dtype=bool),
+            }
+        )
+    return Trajectories.from_episodes(
+        made, spaces.Box(-np.inf, np.inf, (OBSERVATION_WIDTH,)), spaces.Box(-1, 1, (ACTION_WIDTH,))
+    )
+
+
+def dtrl_update(trajectories: Trajectories) -> Callable[[], object]:
+    model = ModelConfig(context_length=CONTEXT_LENGTH, max_timestep=MAX_TIMESTEP, return_scale=RETURN_SCALE)
+    config = TrainingConfig(
+        updates=10**6,
+        batch_size=BATCH_SIZE,
+        learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY,
+        gradient_clip=CLIP,
+        device="cpu",
+    )
+    trainer = Trainer(trajectories, model, config, None, False)
+    trainer.model.train()
+    updates = iter(range(1, config.updates))
+    return lambda: trainer.update(next(updates))
+
+
+Inputs = dict[str, Tensor]
+"""What the peer's model takes."""
+
+
+def peer_update(draw: Callable[[], Inputs]) -> Callable[[], object]:
+    """An update as in transformers' documentation: the mean squared error of the actions that are not padding."""
+    model = hopper_model().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+
+    def update() -> float:
+        inputs = draw()
+        optimizer.zero_grad(set_to_none=True)
+        predicted = model(**inputs).action_preds
+        valid = inputs["attention_mask"].reshape(-1) > 0
+        wanted = inputs["actions"].reshape(-1, ACTION_WIDTH)[valid]
+        loss = (predicted.reshape(-1, ACTION_WIDTH)[valid] - wanted).square().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return float(loss)
+
+    return update
+
+
+def dtrl_batches(trajectories: Trajectories) -> Callable[[], Inputs]:
+    """dtrl's windows as the peer's inputs: what is left is the model and the optimiser alone."""
+    windows = Windows(trajectories, CONTEXT_LENGTH, BATCH_SIZE)
+    updates = iter(range(10**6))
+
+    def draw() -> Inputs:
+        batch = windows.batch(next(updates))
+        return {
+            "states": batch.values["observation"],
+            "actions": batch.values["action"],
+            "returns_to_go": batch.values["return"].unsqueeze(-1) / RETURN_SCALE,
+            "timesteps": batch.timesteps,
+            "attention_mask": batch.valid.long(),
+        }
+
+    return draw
+
+
+class Collator:
+    """The documented data collator: a loop over the windows of a batch that cuts, normalises and pads each on the left, and sums its returns anew.
+
+    It reads arrays in memory, which is faster than the documented one's reading of a Hugging Face dataset."""
+
+    def __init__(self, trajectories: Trajectories) -> None:
+        self.episodes = [trajectories.episode(i) for i in range(trajectories.num_episodes)]
+        self.share = trajectories.episode_lengths / trajectories.num_steps
+        self.mean, self.deviation = trajectories.observations.mean(axis=0), trajectories.observations.std(axis=0) + 1e-6
+        self.random = np.random.default_rng(0)
+
+    def __call__(self) -> Inputs:
+        windows = [
+            self.window(self.episodes[i]) for i in self.random.choice(len(self.episodes), size=BATCH_SIZE, p=self.share)
+        ]
+        return {name: torch.from_numpy(np.stack([window[name] for window in windows])) for name in windows[0]}
+
+    def window(self, episode: dict[str, Any]) -> dict[str, Any]:
+        start = int(self.random.integers(len(episode["rewards"])))
+        cut = slice(start, start + CONTEXT_LENGTH)
+        states = (episode["observations"][:-1][cut] - self.mean) / self.deviation
+        steps = len(states)
+        to_go = np.zeros(len(episode["rewards"]) - start)
+        left = 0.0
+        for i in range(len(to_go) - 1, -1, -1):
+            left += float(episode["rewards"][start + i])
+            to_go[i] = left
+        pad = lambda x, value=0.0: np.concatenate(
+            [np.full((CONTEXT_LENGTH - steps, *x.shape[1:]), value, dtype=x.dtype), x]
+        )  # noqa: E731
+        return {
+            "states": pad(states),
+            "actions": pad(episode["actions"][cut], -10.0),
+            "returns_to_go": pad(to_go[:steps, None].astype(np.float32)) / np.float32(RETURN_SCALE),
+            "timesteps": pad(np.arange(start, start + steps)),
+            "attention_mask": pad(np.ones(steps, dtype=np.int64)),
+        }
