@@ -55,7 +55,7 @@ class ModelConfig:
     )
     timestep_embedding: bool | None = option(None, "add a learned embedding of the timestep; by default gpt2 does and modern does not")
     max_timestep: int | None = option(None, "rows of the timestep table; by default the longest episode of the data or the env's limit")
-    return_scale: float | None = option(None, "the return token carries return-to-go / return_scale; by default the largest |return-to-go|")
+    return_scale: float | None = option(None, "the return token carries return-to-go / return_scale; by default a quarter of the largest |return-to-go|")
     top_fraction: float = option(0.1, "filtered_bc: the share of episodes with the highest returns that is cloned")
 
     def __post_init__(self) -> None:
@@ -65,6 +65,11 @@ class ModelConfig:
             raise InputError(f"width {self.width} is not a multiple of heads {self.heads}; choose a width that the heads divide.")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise InputError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}; choose kv_heads that divides heads.")
+        if self.trunk == "modern" and self.width // self.heads % 2:
+            raise InputError(
+                f"trunk modern turns the entries of a head in pairs, and width {self.width} gives each of the heads {self.heads} an odd number; "
+                "choose a width that twice the heads divide."
+            )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is outside [0, 1); 0 turns it off.")
         if not 0 < self.top_fraction <= 1:
@@ -84,9 +89,9 @@ class TrainingConfig:
     gradient_clip: float = option(0.25, "largest norm of the gradient")
     gradient_accumulation: int = option(1, "pieces in which one batch is computed, for less memory; the update stays the same")
     sampling: str = option(
-        "step",
-        "how a window is drawn: every step alike (step), every episode alike (episode), episodes in proportion to the rank of their return (return)",
-        ("step", "episode", "return"),
+        "episode",
+        "how a window is drawn: every episode alike (episode), every step alike as published (step), episodes by the rank of their return (return)",
+        ("episode", "step", "return"),
     )
     precision: str = option("fp32", "fp32 or bf16 (autocast)", ("fp32", "bf16"))
     compile: bool = option(False, "compile the model with torch.compile (needs a C++ compiler; pays on long runs)")
@@ -105,8 +110,10 @@ class TrainingConfig:
             raise InputError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}; choose pieces of equal size."
             )
-        if self.weight_decay < 0 or (self.warmup_updates or 0) < 0 or self.seed < 0:
-            raise InputError("weight_decay, warmup_updates and seed must not be negative.")
+        for name in ("weight_decay", "warmup_updates", "seed"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise InputError(f"{name} {value} must be 0 or a positive number.")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ from dtrl.trajectories.describe import env_step_limit
 from dtrl.windows import FIELD_COLUMNS
 
 
+LARGEST_RETURN_TOKEN = 4.0
+"""What the largest return-to-go of the data becomes by default. The paper's scale of 1000 gives Hopper's expert 3.6."""
+
+
 def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
     """Decision Transformer [Chen et al. 2021, arXiv:2106.01345]: (return-to-go, observation, action) tokens, loss on the action."""
     fields = [
@@ -77,14 +81,14 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
             f"use {'categorical' if discrete else 'deterministic, gaussian or tanh_gaussian'}, or leave it to auto."
         )
     longest = max(int(trajectories.episode_lengths.max()), env_step_limit(trajectories.origin.env_spec) or 0)
-    returns = np.abs(trajectories.returns_to_go).max()
+    scale = float(np.abs(trajectories.returns_to_go).max()) / LARGEST_RETURN_TOKEN
     return replace(
         config,
         head=head,
         context_length=int(trajectories.episode_lengths.max()) if config.attention == "full" else config.context_length,
         timestep_embedding=config.trunk == "gpt2" if config.timestep_embedding is None else config.timestep_embedding,
         max_timestep=config.max_timestep or longest,
-        return_scale=config.return_scale or float(returns) or 1.0,
+        return_scale=config.return_scale or scale or 1.0,
     )
 
 

@@ -106,7 +106,8 @@ class SequenceModel(nn.Module):
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
         reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
         read = torch.cat([r.flatten() for r in reads.values()])
-        hidden, _ = self.backbone(x[:, : int(read.max()) + 1], read=read)
+        end = (steps - 1) * self.tokens_per_step + max(self.slots[name] + self.tokenizers[name].num_tokens for name in self.heads)  # type: ignore[operator]
+        hidden, _ = self.backbone(x[:, : max(1, end - 1)], read=read)  # what follows the last token that is read cannot reach it
         pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
         return {name: self.heads[name](h.unflatten(1, reads[name].shape)) for name, h in zip(reads, pieces, strict=True)}
 
@@ -120,7 +121,10 @@ class SequenceModel(nn.Module):
         return (first + tokens - 1).clamp(min=0)
 
     def loss(self, batch: Batch) -> Loss:
-        """Σⱼ wⱼ·m·(−log p(xⱼ | x<ⱼ)) and Σⱼ wⱼ·m over the tokens of valid steps (teacher forcing); their quotient is the loss."""
+        """Σⱼ wⱼ·m·(−log p(xⱼ | x<ⱼ)) and Σⱼ wⱼ·m over the tokens of valid steps (teacher forcing); their quotient is the loss.
+
+        Padding may hold anything, even NaN: its weight in attention and loss is 0, and 0 · NaN is NaN, so it is cleared first."""
+        batch = batch.cleared()
         total, weight, by_field = batch.timesteps.new_zeros((), dtype=torch.float32), batch.timesteps.new_zeros((), dtype=torch.float32), {}
         for name, distribution in self(batch).items():
             f = next(f for f in self.fields if f.name == name)
@@ -128,7 +132,6 @@ class SequenceModel(nn.Module):
             valid = batch.valid.unsqueeze(-1).expand(target.shape[:3])
             if self.slots[name] == 0:
                 valid = valid & (torch.arange(valid.shape[1], device=valid.device)[:, None] > 0)
-            # where, not a product: padding times zero is NaN when the padding is not finite
             surprise = torch.where(valid, -distribution.log_prob(target), 0.0)
             count = valid.sum()
             total = total + f.loss_weight * surprise.sum()

@@ -34,6 +34,14 @@ class Batch:
         move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
         return Batch({name: move(x) for name, x in self.values.items()}, move(self.timesteps), move(self.valid))
 
+    def cleared(self) -> "Batch":
+        """The same windows with zeros in the padding, whatever stood there."""
+
+        def clear(x: Tensor) -> Tensor:
+            return torch.where(self.valid.view(*self.valid.shape, *[1] * (x.dim() - 2)), x, 0)
+
+        return Batch({name: clear(x) for name, x in self.values.items()}, clear(self.timesteps), self.valid)
+
     def split(self, pieces: int) -> list["Batch"]:
         """Cut into `pieces` batches of equal size along B."""
         values = {name: x.chunk(pieces) for name, x in self.values.items()}

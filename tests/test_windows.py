@@ -8,7 +8,7 @@ from gymnasium import spaces
 from hypothesis import given
 from scipy.stats import chisquare
 
-from dtrl.windows import FIELD_COLUMNS, Windows, episode_weights
+from dtrl.windows import FIELD_COLUMNS, Batch, Windows, episode_weights
 
 SAMPLING = ("step", "episode", "return")
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
@@ -95,6 +95,19 @@ def test_a_split_batch_is_the_same_batch_in_equal_pieces(random_trajectories, pi
         assert torch.equal(torch.cat([part.values[name] for part in parts]), whole)
     assert torch.equal(torch.cat([part.timesteps for part in parts]), batch.timesteps)
     assert torch.equal(torch.cat([part.valid for part in parts]), batch.valid)
+
+
+@pytest.mark.parametrize("kinds", SPACES.values(), ids=SPACES)
+def test_clearing_puts_zeros_into_the_padding_and_touches_nothing_else(random_trajectories, kinds):
+    batch = Windows(random_trajectories([5, 7], *kinds), 4, batch_size=8).batch(0)
+    spoilt = Batch({n: x.clone() for n, x in batch.values.items()}, batch.timesteps.clone(), batch.valid)
+    for x in (*spoilt.values.values(), spoilt.timesteps):
+        x[~batch.valid] = torch.nan if x.is_floating_point() else -9
+    cleared = spoilt.cleared()
+    for name, x in batch.values.items():
+        assert torch.equal(cleared.values[name], x)
+        assert cleared.values[name].dtype == x.dtype
+    assert torch.equal(cleared.timesteps, batch.timesteps)
 
 
 def test_a_moved_batch_has_the_same_content(random_trajectories):

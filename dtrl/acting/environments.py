@@ -16,10 +16,11 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
 
     Raises InputError for an unknown id, an entry point other than the registered one, wrappers, and missing packages (with Gymnasium's own hint)."""
     spec = parse(env)
-    name, kwargs = spec["id"], dict(spec.get("kwargs") or {})
+    name, kwargs = spec["id"], spec["kwargs"]
     if name not in gymnasium.registry:
-        known = list(gymnasium.registry)
-        raise InputError(f"environment {name!r} is not registered with Gymnasium: import the package that registers it, or {did_you_mean(name, known) if known else ''}")
+        near = did_you_mean(name, list(gymnasium.registry))
+        hint = near if near.startswith("did you mean") else "give another with env."  # all the known ones would fill a page
+        raise InputError(f"environment {name!r} is not registered with Gymnasium: import the package that registers it, or {hint}")
     registered = gymnasium.registry[name]
     if "entry_point" in spec and spec["entry_point"] != registered.entry_point:
         raise InputError(
@@ -41,11 +42,12 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
 def parse(env: str) -> dict[str, Any]:
     """An EnvSpec's JSON, or {"id": …} for a plain id."""
     if not env.lstrip().startswith("{"):
-        return {"id": env}
+        return {"id": env, "kwargs": {}}
     try:
         spec = json.loads(env)
+        spec["kwargs"] = dict(spec.get("kwargs") or {})
         assert isinstance(spec["id"], str)
-    except (ValueError, KeyError, AssertionError) as error:
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise InputError("the environment that the data name is not an EnvSpec in JSON; give the environment's id with env.") from error
     return dict(spec)
 

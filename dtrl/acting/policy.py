@@ -22,7 +22,7 @@ from dtrl.decoding import choose
 from dtrl.errors import InputError
 from dtrl.presets import build
 from dtrl.sequence_model import SequenceModel
-from dtrl.spaces import Space, column_layout, space_from_json, space_to_json
+from dtrl.spaces import Space, check_space, column_layout, space_from_json, space_to_json
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
@@ -291,12 +291,16 @@ class Policy:
             reference = tuple(data["reference"]) if data["reference"] else None
             summary = DataSummary(**{**data, "reference": reference, "return_quantiles": tuple(data["return_quantiles"])})
             observation_space, action_space = space_from_json(document["observation_space"]), space_from_json(document["action_space"])
+            check_space(observation_space, "observation", str(path))
+            check_space(action_space, "action", str(path))
             model = build(config, observation_space, action_space)
             model.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise InputError(f"{path} does not describe a policy this dtrl can build ({error}); use the dtrl that wrote it ({document.get('dtrl')}).") from error
-        acting.setdefault("target_return", document["target_return"])
-        return cls(model, config, observation_space, action_space, summary, updates=document["updates"], **acting)
+            updates, target_return = int(document["updates"]), float(document["target_return"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"{path} does not describe a policy this dtrl can build ({reason}); use the dtrl that wrote it ({document.get('dtrl')}).") from error
+        acting.setdefault("target_return", target_return)
+        return cls(model, config, observation_space, action_space, summary, updates=updates, **acting)
 
 
 GREEDY = DecodingConfig()

@@ -49,6 +49,8 @@ def rollout(
     `env` is an id, an EnvSpec in JSON, a function that makes one environment, or a vector environment (any autoreset mode; its episodes after the
     first of a row cannot be seeded unless the mode is DISABLED); None stands for the environment of the policy's data. `on_episode(index)` is
     called as episodes end. Raises InputError where the environment's spaces are not the policy's, or it returns NaN."""
+    if not episodes or (num_envs is not None and num_envs < 1):
+        raise InputError(f"there is no episode to play, or num_envs {num_envs} is not at least 1; give one episode or more.")
     vector = env if isinstance(env, VectorEnv) else make_vector(env or policy.data.env_spec, min(num_envs or MAX_ENVS, len(episodes)))
     try:
         check_spaces(policy, vector)
@@ -62,6 +64,8 @@ def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_e
     """`num_envs` copies of an environment in this process, never reset but on request."""
     if env is None:
         raise InputError("the policy's data name no environment; give one with env (an id such as Hopper-v5, or a function that makes one).")
+    if isinstance(env, gymnasium.Env):
+        raise InputError("env is an environment, of which there can be no copies; give its id, or a function that makes one (lambda: gymnasium.make(…)).")
     make = partial(make_environment, env) if isinstance(env, str) else env
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 

@@ -17,9 +17,11 @@ from dtrl.bench.peers import (
     LeanLoop,
     hopper_model,
 )
-from dtrl.bench.timing import Job, compare, document, interleaved, torch_threads
+from dtrl.bench.timing import Job, compare, document, interleaved, table, torch_threads
 from dtrl.interop import from_transformers
 from dtrl.presets import build
+
+__all__ = ["run", "table"]
 
 STEPS = 22
 """Timed steps of a repetition: two periods of the `block` context at K = 20, so that its refills are counted as often as they happen."""

@@ -13,9 +13,11 @@ import numpy as np
 from gymnasium import spaces
 
 from dtrl.bench.peers import ACTION_WIDTH, OBSERVATION_WIDTH
-from dtrl.bench.timing import compare, document, interleaved
+from dtrl.bench.timing import compare, document, interleaved, table
 from dtrl.trajectories import Trajectories, load_trajectories
 from dtrl.windows import Windows
+
+__all__ = ["run", "table"]
 
 DATASET = "bench/hopper-shaped-v0"
 BATCH_SIZE, CONTEXT_LENGTH = 64, 20

@@ -1,19 +1,23 @@
 """One gradient update of the paper's Hopper model: batch, forward, backward, clipping, AdamW; dtrl's trainer against transformers' model."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from dtrl.bench.peers import ACTION_WIDTH, MAX_TIMESTEP, OBSERVATION_WIDTH, RETURN_SCALE, hopper_model
-from dtrl.bench.timing import compare, document, interleaved, torch_threads
+from dtrl.bench.timing import compare, document, interleaved, table, torch_threads
 from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.training.trainer import Trainer
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Windows
+
+__all__ = ["run", "table"]
 
 BATCH_SIZE, CONTEXT_LENGTH = 64, 20
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 1e-4, 0.25
@@ -26,18 +30,23 @@ def run(repetitions: int = 50, threads: int = 2, episodes: int = 200) -> dict[st
     """Both are in training mode with dropout 0.1 and use torch's fused AdamW, as transformers' Trainer does by default."""
     trajectories = hopper_shaped(episodes)
     with torch_threads(threads):
-        jobs = {
+        updates = {
             "dtrl": dtrl_update(trajectories),
             OUR_BATCHES: peer_update(dtrl_batches(trajectories)),
             COLLATOR: peer_update(Collator(trajectories)),
         }
-        times = interleaved({name: lambda call=call: call for name, call in jobs.items()}, repetitions, warm_up=3)
+        times = interleaved({name: partial(always, update) for name, update in updates.items()}, repetitions, warm_up=3)
     work = f"training, an update of {BATCH_SIZE} windows, K = {CONTEXT_LENGTH}, {threads} thread{'s' if threads > 1 else ''}"
     results = [
         compare(work, times, "dtrl", peer, goal, threads=threads)
         for peer, goal in ((OUR_BATCHES, GOAL), (COLLATOR, None))
     ]
     return document("training", {"repetitions": repetitions, "threads": threads, "episodes": episodes}, results)
+
+
+def always(update: Callable[[], object]) -> Callable[[], object]:
+    """A job that needs no preparation."""
+    return update
 
 
 def hopper_shaped(episodes: int) -> Trajectories:
@@ -95,7 +104,7 @@ def peer_update(draw: Callable[[], Inputs]) -> Callable[[], object]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return update
 
@@ -145,13 +154,15 @@ class Collator:
         for i in range(len(to_go) - 1, -1, -1):
             left += float(episode["rewards"][start + i])
             to_go[i] = left
-        pad = lambda x, value=0.0: np.concatenate(
-            [np.full((CONTEXT_LENGTH - steps, *x.shape[1:]), value, dtype=x.dtype), x]
-        )  # noqa: E731
         return {
-            "states": pad(states),
+            "states": pad(states, 0.0),
             "actions": pad(episode["actions"][cut], -10.0),
-            "returns_to_go": pad(to_go[:steps, None].astype(np.float32)) / np.float32(RETURN_SCALE),
-            "timesteps": pad(np.arange(start, start + steps)),
-            "attention_mask": pad(np.ones(steps, dtype=np.int64)),
+            "returns_to_go": pad(to_go[:steps, None].astype(np.float32), 0.0) / np.float32(RETURN_SCALE),
+            "timesteps": pad(np.arange(start, start + steps), 0),
+            "attention_mask": pad(np.ones(steps, dtype=np.int64), 0),
         }
+
+
+def pad(x: npt.NDArray[Any], value: float) -> npt.NDArray[Any]:
+    """(n, …) → (K, …), padded on the left."""
+    return np.concatenate([np.full((CONTEXT_LENGTH - len(x), *x.shape[1:]), value, dtype=x.dtype), x])

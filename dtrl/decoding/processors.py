@@ -13,8 +13,9 @@ from dtrl.errors import InputError
 
 
 def temperature(logits: Tensor, config: DecodingConfig) -> Tensor:
-    """logits / T. The largest logit is subtracted first, so that a tiny T cannot overflow."""
-    return (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature
+    """logits / T. The largest logit is subtracted first, so that a tiny T cannot overflow; a T beyond the numbers of the logits' type is its last."""
+    limits = torch.finfo(logits.dtype)
+    return (logits - logits.amax(dim=-1, keepdim=True)) / min(max(config.temperature, limits.tiny), limits.max)
 
 
 def top_k(logits: Tensor, config: DecodingConfig) -> Tensor:

@@ -51,8 +51,8 @@ class Continuous(Tokenizer):
             return
         mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
         free = torch.from_numpy(~self.bounded)
-        self.shift[free] = torch.from_numpy(mean).float()[free]
-        self.scale[free] = torch.from_numpy(np.where(deviation < CONSTANT, 1.0, deviation)).float()[free]
+        self.shift[free] = torch.from_numpy(mean).to(self.shift)[free]
+        self.scale[free] = torch.from_numpy(np.where(deviation < CONSTANT, 1.0, deviation)).to(self.scale)[free]
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, d), or (B, T) when d is 1 → (B, T, 1, d)."""

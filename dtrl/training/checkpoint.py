@@ -16,6 +16,8 @@ from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, sync_folder
 
+UNFINISHED = ".writing-"
+"""Prefix of a checkpoint's folder until it is whole; what a killed run has left of one is removed when the run is resumed."""
 OPTIMIZER_FILE, TRAINING_FILE = "optimizer.safetensors", "training.json"
 FREE = ("updates", "log_every", "checkpoint_every", "keep_checkpoints", "device", "gradient_accumulation")
 """Training settings that may change at a resume: with the others, the run would no longer be the one that was begun."""
@@ -31,7 +33,7 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".writing-"))
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
         policy.save(temporary / POLICY_FILE)
         (temporary / OPTIMIZER_FILE).write_bytes(save(optimizer_tensors(optimizer)))
         (temporary / TRAINING_FILE).write_text(json.dumps({"training": asdict(config), "threads": torch.get_num_threads(), "torch": torch.__version__}, indent=2))
@@ -48,7 +50,9 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    for old in checkpoints(run)[: -config.keep_checkpoints]:
+    written = checkpoints(run)
+    newer = [folder for folder in written if update_of(folder) > policy.updates]  # damaged, or the run would have gone on from there
+    for old in [*newer, *[folder for folder in written if folder not in newer][: -config.keep_checkpoints]]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 

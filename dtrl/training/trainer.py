@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import signal
 import sys
 import time
@@ -24,8 +25,8 @@ from dtrl.errors import InputError
 from dtrl.files import cannot_write, write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.sequence_model import Loss, SequenceModel
-from dtrl.training.checkpoint import load_checkpoint, newest_good_checkpoint, same_model, save_checkpoint
-from dtrl.training.logging import RunLogger
+from dtrl.training.checkpoint import UNFINISHED, load_checkpoint, newest_good_checkpoint, same_model, save_checkpoint
+from dtrl.training.logging import PROGRESS, RunLogger
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Batch, Windows
 
@@ -47,7 +48,7 @@ class Event:
 
 
 Callback = Callable[[Event], bool | None]
-"""Called with every event; returning False ends training after a checkpoint."""
+"""Called with every event; returning False for an "update" ends training after a checkpoint."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -116,7 +117,8 @@ class Trainer:
             logger = None
             if self.logdir is not None:
                 self.write_config()
-                logger = stack.enter_context(RunLogger(self.logdir, purge_step=begun + 1 if begun else None))
+                # a run that was killed before its first checkpoint has left a log too
+                logger = stack.enter_context(RunLogger(self.logdir, purge_step=begun + 1 if begun else 0))
             stack.enter_context(self.signals())
             bar = stack.enter_context(progress_bar(config.updates, begun, progress))
             meter = Meter(self.model, config, self.windows.length)
@@ -128,22 +130,30 @@ class Trainer:
                 self.policy.updates = update
                 bar.update()
                 if update % config.log_every == 0 or update == config.updates:
-                    last = meter.read(learning_rate(update, config), update - begun)
-                    bar.set_postfix(loss=f"{last['train/loss']:.4g}")
-                    if logger is not None:
-                        logger.scalars(last, update)
+                    last = self.log(meter, logger, bar)
                 self.model.eval()
                 stop = self.tell(callbacks, "update", logger) or self.stop_signal is not None
                 if self.logdir is not None and (update % config.checkpoint_every == 0 or update == config.updates or stop):
                     save_checkpoint(self.logdir, self.policy, self.optimizer, config)
                 if stop:
                     break
+            if meter.rows:  # stopped between two entries
+                last = self.log(meter, logger, bar)
             self.leave_if_interrupted()
             self.model.eval()
             self.tell(callbacks, "end", logger)
             if self.logdir is not None and logger is not None:
-                self.finish(logger, last)
+                self.finish(logger, last or newest_scalars(self.logdir))
+            self.leave_if_interrupted()
         return self.policy
+
+    def log(self, meter: "Meter", logger: RunLogger | None, bar: Any) -> dict[str, float]:
+        """Log the means since the last entry, and return them."""
+        scalars = meter.read(learning_rate(self.policy.updates, self.config))
+        bar.set_postfix(loss=f"{scalars['train/loss']:.4g}")
+        if logger is not None:
+            logger.scalars(scalars, self.policy.updates)
+        return scalars
 
     def update(self, update: int) -> tuple[float, float, dict[str, tuple[float, float]]]:
         """One gradient update; returns its loss, the gradient's norm, and surprise and error of each field.
@@ -256,7 +266,7 @@ class Meter:
     def add(self, loss: float, norm: float, fields: dict[str, tuple[float, float]]) -> None:
         self.rows.append((loss, norm, fields))
 
-    def read(self, rate: float, updates: int) -> dict[str, float]:
+    def read(self, rate: float) -> dict[str, float]:
         now = time.monotonic()
         speed = len(self.rows) / max(now - self.since, 1e-9)
         out = {
@@ -314,9 +324,19 @@ def check_logdir(logdir: Path, resume: bool) -> Path | None:
         probe = logdir / ".writable"
         probe.touch()
         probe.unlink()
+        for leftover in (logdir / "checkpoints").glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
     except OSError as error:
         raise cannot_write(logdir, error) from error
     return checkpoint
+
+
+def newest_scalars(logdir: Path) -> dict[str, float]:
+    """What a run that has no update left had logged last; nothing where its log is gone."""
+    with contextlib.suppress(OSError):
+        entries = [json.loads(line) for line in (logdir / PROGRESS).read_text().splitlines()]
+        return next((entry for entry in reversed(entries) if "train/loss" in entry), {})
+    return {}
 
 
 def progress_bar(total: int, initial: int, wanted: bool) -> Any:

@@ -23,8 +23,8 @@ TRUNKS = {"gpt2": {}, "modern": {"trunk": "modern"}, "gpt2-gqa": {"kv_heads": 2}
 VECTOR = spaces.Box(-np.inf, np.inf, (3,))
 LOPSIDED = spaces.Box(np.array([-1.0, 0.0]), np.array([3.0, 0.5]), dtype=np.float64)
 SPACES = {"vector-discrete": (VECTOR, spaces.Discrete(4, start=2)), "discrete-vector": (spaces.Discrete(5), LOPSIDED)}
-LENGTHS = (3 * K + 3, 1, K, 3 * K + 2, K + 1)
-"""Episodes of every kind: longer than 3K, exactly K, and a single step; three of them act side by side and end one by one."""
+LENGTHS = (6 * K, 1, K, 3 * K + 2, K + 1)
+"""Episodes of every kind: so long that every ring turns over several times, exactly K, and a single step; three of them act side by side and end one by one."""
 
 
 @pytest.fixture
@@ -183,12 +183,14 @@ def poison(memory, first):
             memory.tokens[row, length:] = 1e4
     if isinstance(memory, Block | Banded):
         state = memory.state
+        tensors = [value for value in vars(state).values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+        assert tensors
         for row, length in enumerate(np.where(first, 0, state.lengths)):
             oldest = max(0, length // TOKENS - K + 1) * TOKENS if type(memory) is Banded else 0
             stale = torch.ones(state.capacity, dtype=torch.bool)
             stale[torch.arange(oldest, length) % state.capacity] = False
-            state.keys[:, row, :, stale] = 1e4
-            state.values[:, row, :, stale] = 1e4
+            for tensor in tensors:
+                tensor[:, row, :, stale] = 1e4
 
 
 @pytest.mark.parametrize("trunk", ["gpt2", "modern"])

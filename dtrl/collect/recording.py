@@ -1,0 +1,220 @@
+"""Episodes to Minari datasets: played as a recipe says, or taken from trajectories. A dataset is written whole or not at all."""
+
+import dataclasses
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dtrl.collect.behaviour import actor, check_environment, one_thread, play, train
+from dtrl.collect.recipes import DATASET_ID, Recipe, check_recipe
+from dtrl.errors import InputError
+
+# Only for annotations: the command line reads recipes without paying for these imports.
+if TYPE_CHECKING:
+    from minari import MinariDataset
+    from minari.data_collector import EpisodeBuffer
+
+    from dtrl.trajectories import Trajectories
+
+
+def make_dataset(
+    recipe: Recipe, *, dataset_id: str | None = None, overwrite: bool = False, progress: bool = True
+) -> str:
+    """Train the recipe's algorithm, play its behaviours, write the Minari dataset and return its id.
+
+    The dataset lies in Minari's folder (MINARI_DATASETS_PATH). A run that fails or is interrupted leaves nothing there, and with
+    `overwrite` a dataset that exists is replaced only when the new one is complete. `progress` shows bars on a terminal. As
+    Stable-Baselines3 does, this seeds the global generators of torch, numpy and random.
+
+    InputError if the dataset exists, or if environment, algorithm and behaviours do not go together."""
+    check_recipe(recipe)
+    dataset_id = dataset_id or recipe.id
+    check_target(dataset_id, overwrite)
+    check_environment(recipe)
+    with one_thread():
+        model, checkpoints = train(recipe, recipe.algorithm, progress) if recipe.algorithm else (None, {})
+        episodes = []
+        for index, behaviour in enumerate(recipe.behaviour):
+            if model is not None and behaviour.checkpoint is not None:
+                model.policy.load_state_dict(checkpoints[behaviour.checkpoint])
+            episodes += play(recipe, index, actor(behaviour, model), progress)
+    write_whole(dataset_id, lambda: write_recipe(recipe, episodes, dataset_id))
+    return dataset_id
+
+
+def write_minari(
+    trajectories: "Trajectories",
+    dataset_id: str,
+    *,
+    description: str = "",
+    algorithm: str = "",
+    overwrite: bool = False,
+) -> str:
+    """Write trajectories, such as `dtrl.rollout` returns, as a Minari dataset and return its id; loaded again they are equal.
+
+    Observations and actions are stored in the dtypes of their spaces, rewards undelayed and in float64. The environment and the
+    reference returns of `trajectories.origin` go into the metadata; the environment is not made. `description` is by default the
+    origin's name, `algorithm` says what acted. As in `make_dataset`, a failure leaves nothing and replaces nothing.
+
+    InputError if the dataset exists, the id is malformed, `load_trajectories` could not read the spaces, there is no episode, or
+    a value is not finite or does not fit the dtype of its space."""
+    from dtrl.spaces import check_space
+
+    check_target(dataset_id, overwrite)
+    check_space(trajectories.observation_space, "observation", "the trajectories")
+    check_space(trajectories.action_space, "action", "the trajectories")
+    if not trajectories.num_episodes:
+        raise InputError(f"the trajectories to write as {dataset_id} hold no episode; give one or more.")
+    write_whole(dataset_id, lambda: write_trajectories(trajectories, dataset_id, description, algorithm))
+    return dataset_id
+
+
+def check_target(dataset_id: str, overwrite: bool) -> None:
+    from minari.storage import get_dataset_path
+
+    if not DATASET_ID.fullmatch(dataset_id):
+        raise InputError(f"{dataset_id!r} is no Minari dataset id; write namespace/name-v0.")
+    try:
+        target = get_dataset_path(dataset_id)
+    except OSError as error:
+        raise InputError(f"Minari's folder cannot be used: {error}; point MINARI_DATASETS_PATH to another.") from error
+    if target.exists() and not (target / "data").is_dir():
+        raise InputError(f"{target} exists and is no dataset; choose another dataset id.")
+    if target.exists() and not overwrite:
+        raise InputError(f"the dataset {dataset_id} exists in {target}; ask to overwrite it, or choose another id.")
+
+
+def write_whole(dataset_id: str, write: Callable[[], None]) -> None:
+    """Have `write` make the dataset aside, and move it into place when it is complete."""
+    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.storage import get_dataset_path
+
+    target, namespace = get_dataset_path(dataset_id), dataset_id.rpartition("/")[0]
+    # Minari skips folders whose name begins with a dot.
+    with tempfile.TemporaryDirectory(prefix=".dtrl-", dir=get_dataset_path()) as aside:
+        with minari_folder(aside):
+            write()
+        if namespace and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+        if target.exists():
+            target.rename(Path(aside) / "replaced")
+        (Path(aside) / dataset_id).rename(target)
+
+
+@contextmanager
+def minari_folder(folder: str) -> Iterator[None]:
+    """Minari has no other way to be told where to write."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def create(dataset_id: str, episodes: "Iterable[EpisodeBuffer]", **metadata: Any) -> "MinariDataset":
+    """`minari.create_dataset_from_buffers` without its lossy images, and silent about what is not known here."""
+    import minari
+
+    with warnings.catch_warnings():
+        # It is the recipe, or the origin, that says where the data come from; their author is not known here.
+        unknown = "code_permalink|author|author_email|algorithm_name|eval_env"
+        warnings.filterwarnings("ignore", message=f"`({unknown})` is set to None|env_spec is None")
+        return minari.create_dataset_from_buffers(dataset_id, episodes, jpeg_encoding=False, **metadata)
+
+
+def write_recipe(recipe: Recipe, episodes: "list[EpisodeBuffer]", dataset_id: str) -> None:
+    summary = "; ".join(f"{behaviour.episodes} episodes of {behaviour.name}" for behaviour in recipe.behaviour)
+    dataset = create(
+        dataset_id,
+        episodes,
+        env=recipe.env,
+        eval_env=recipe.env,
+        algorithm_name=algorithm_name(recipe),
+        description=f"{recipe.description} Seed {recipe.seed}: {summary}.",
+        ref_min_score=recipe.reference.random if recipe.reference else None,
+        ref_max_score=recipe.reference.expert if recipe.reference else None,
+    )
+    recipe_fields = dataclasses.asdict(dataclasses.replace(recipe, source=Path(recipe.source).name))
+    dataset.storage.update_metadata({"recipe": recipe_fields})
+    dataset.storage.update_episode_metadata(
+        [{"behaviour": b.name} for b in recipe.behaviour for _ in range(b.episodes)]
+    )
+
+
+def algorithm_name(recipe: Recipe) -> str:
+    from importlib.metadata import version
+
+    if recipe.algorithm is None:
+        return ", ".join(dict.fromkeys(behaviour.name for behaviour in recipe.behaviour))
+    return f"{recipe.algorithm.name} of stable_baselines3 {version('stable_baselines3')}"
+
+
+def write_trajectories(trajectories: "Trajectories", dataset_id: str, description: str, algorithm: str) -> None:
+    origin = trajectories.origin
+    dataset = create(
+        dataset_id,
+        (episode_buffer(trajectories, i) for i in range(trajectories.num_episodes)),
+        observation_space=trajectories.observation_space,
+        action_space=trajectories.action_space,
+        algorithm_name=algorithm or None,
+        description=description or origin.name,
+    )
+    # Given these to begin with, Minari would make the environment.
+    if (env_spec := readable_env_spec(origin.env_spec)) is not None:
+        dataset.storage.update_metadata({"env_spec": env_spec})
+    if origin.reference is not None:
+        low, high = origin.reference
+        dataset.storage.update_metadata({"ref_min_score": float(low), "ref_max_score": float(high)})
+
+
+def episode_buffer(trajectories: "Trajectories", i: int) -> "EpisodeBuffer":
+    """Episode `i` as Minari records it: observations (T+1, …), and all else (T, …)."""
+    import numpy as np
+    from minari.data_collector import EpisodeBuffer
+
+    episode = trajectories.episode(i)
+    dtypes = {
+        "observations": trajectories.observation_space.dtype,
+        "actions": trajectories.action_space.dtype,
+        "rewards": np.float64,
+    }
+    for name, dtype in dtypes.items():
+        values = episode[name]
+        with np.errstate(over="ignore", invalid="ignore"):  # what the dtype cannot hold changes, and is refused below
+            episode[name] = values.astype(dtype)
+        wrong = ~np.isfinite(values) | (episode[name] != values)
+        if wrong.any():
+            first = tuple(np.argwhere(wrong)[0])
+            raise InputError(
+                f"{name} of episode {i} hold {values[first]} at step {first[0]}, which {np.dtype(dtype)} cannot store; repair "
+                "or remove that episode, or give a space of another dtype."
+            )
+    return EpisodeBuffer(**episode)
+
+
+def readable_env_spec(env_spec: str | None) -> str | None:
+    """The EnvSpec in a form that Minari can read; None if there is none or it does not parse. Nothing that it names is imported."""
+    from gymnasium.envs.registration import EnvSpec
+
+    from dtrl.acting.environments import parse
+
+    known = {
+        field.name for field in dataclasses.fields(EnvSpec) if field.init
+    }  # older versions of Gymnasium wrote others too
+    try:
+        spec = {name: value for name, value in parse(env_spec or "").items() if name in known}
+        spec.setdefault("additional_wrappers", [])
+        text = json.dumps(spec)
+        EnvSpec.from_json(text)
+    except (InputError, TypeError, ValueError):
+        return None
+    return text

@@ -1,0 +1,110 @@
+"""Each benchmark runs, small, and writes what its readers expect. What it measures here means nothing."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dtrl.bench import BENCHMARKS, table
+from dtrl.bench.timing import compare, interleaved, torch_threads
+from dtrl.bench.training import Collator, dtrl_batches, hopper_shaped
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "acting": {"repetitions": 1, "envs": 2, "context_length": 20},
+    "training": {"repetitions": 1, "threads": 1, "episodes": 3},
+    "loading": {"repetitions": 1, "episodes": 5, "steps": 20},
+}
+
+
+def command(name: str, *more: str) -> list[str]:
+    flags = [word for key, value in SMALL[name].items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    return [sys.executable, "-m", "dtrl.bench", name, *flags, *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_benchmark_writes_ratios_and_how_they_were_made(name, tmp_path):
+    done = subprocess.run(
+        command(name, "--json", str(tmp_path / "out.json")), capture_output=True, text=True, check=True
+    )
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["benchmark"] == name
+    assert " ".join(document["command"].split()) == " ".join(["python", *command(name)[1:]])
+    assert {"dtrl", "python", "torch"} <= document["versions"].keys()
+    assert {"processor", "cores", "load"} <= document["machine"].keys()
+    assert document["results"]
+    for row in document["results"]:
+        assert {
+            "work",
+            "peer",
+            "ratio",
+            "ratio_of_minima",
+            "goal",
+            "dtrl_seconds",
+            "peer_seconds",
+            "repetitions",
+        } <= row.keys()
+        assert row["ratio"] > 0
+        assert row["peer_seconds"]["min"] <= row["peer_seconds"]["p10"]
+    assert done.stdout.strip() == table(document).strip()
+    assert re.search(r"^python -m dtrl\.bench", done.stdout)
+
+
+@pytest.mark.slow
+def test_peer_that_is_not_installed_is_asked_for_by_its_extra(tmp_path):
+    # A name that maps to None in sys.modules can't be imported: what an install without the extra looks like.
+    code = "import sys; sys.modules['transformers'] = None; from dtrl.bench.__main__ import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command("training")[3:], "--json", str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "this benchmark compares with transformers, which is not installed; `pip install 'dtrl[bench]'` brings it."
+    ]
+    assert not (tmp_path / "x").exists()
+
+
+def test_jobs_take_turns_and_every_one_begins_a_round():
+    order = []
+    jobs = {name: lambda name=name: lambda: order.append(name) for name in "abc"}
+    times = interleaved(jobs, repetitions=3, warm_up=0)
+    assert "".join(order) == "abcbcacab"
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_ratio_is_how_many_times_faster_dtrl_is():
+    times = {"ours": np.array([1.0, 1.0, 9.0]), "theirs": np.array([2.0, 2.0, 2.0])}
+    row = compare("work", times, "ours", "theirs", goal=3.0, threads=1)
+    assert (row["ratio"], row["ratio_of_minima"], row["goal"], row["threads"]) == (2.0, 2.0, 3.0, 1)
+
+
+def test_threads_are_set_back():
+    import torch
+
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_both_ways_to_make_the_peers_batches_have_one_form():
+    trajectories = hopper_shaped(4)
+    one, other = dtrl_batches(trajectories)(), Collator(trajectories)()
+    assert {name: (x.shape, x.dtype) for name, x in one.items()} == {
+        name: (x.shape, x.dtype) for name, x in other.items()
+    }
+    assert other["attention_mask"][:, -1].all(), "the documented collator pads on the left"
+
+
+def test_every_benchmark_is_described():
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for name in BENCHMARKS:
+        assert f"dtrl bench {name}" in text

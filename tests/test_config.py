@@ -1,0 +1,216 @@
+"""Settings: every wrong value is refused by a message that names it, and every default is in one place."""
+
+import dataclasses
+import math
+
+import pytest
+
+from dtrl.config import (
+    DataConfig,
+    DecodingConfig,
+    ModelConfig,
+    TrainingConfig,
+    plain_type,
+    split_options,
+)
+from dtrl.errors import InputError, did_you_mean
+
+PARTS = (DataConfig, ModelConfig, TrainingConfig, DecodingConfig)
+FIELDS = [(part, f) for part in PARTS for f in dataclasses.fields(part)]
+every_field = pytest.mark.parametrize(("part", "f"), FIELDS, ids=[f"{part.__name__}.{f.name}" for part, f in FIELDS])
+
+
+# Every option
+
+
+@every_field
+def test_an_option_explains_itself(part, f):
+    assert len(f.metadata["help"].split()) >= 3
+    assert plain_type(f) in (int, float, str, bool)
+    assert f.default is None or type(f.default) is plain_type(f)
+    assert not f.metadata["choices"] or f.default in f.metadata["choices"]
+
+
+@every_field
+def test_a_value_of_another_type_is_named(part, f):
+    wrong = {int: 1.5, float: "1", str: 7, bool: 1}[plain_type(f)]
+    expected = "is unknown" if f.metadata["choices"] else f"a {plain_type(f).__name__} is expected"
+    with pytest.raises(InputError, match=rf"^{f.name} {wrong!r} .*{expected}"):
+        part(**{f.name: wrong})
+
+
+@every_field
+def test_none_is_a_value_only_where_it_is_the_default(part, f):
+    if f.default is None:
+        assert getattr(part(**{f.name: None}), f.name) is None
+    else:
+        with pytest.raises(InputError, match=f"^{f.name} None"):
+            part(**{f.name: None})
+
+
+def test_a_settings_object_cannot_be_changed():
+    for part in PARTS:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            part().seed = 3
+
+
+def test_no_two_parts_have_an_option_of_the_same_name():
+    names = [f.name for _, f in FIELDS]
+    assert len(names) == len(set(names))
+
+
+def test_a_whole_number_may_stand_for_a_float_and_truth_for_neither():
+    config = TrainingConfig(learning_rate=1)
+    assert (config.learning_rate, type(config.learning_rate)) == (1.0, float)
+    with pytest.raises(InputError, match="updates True is a bool; a int is expected"):
+        TrainingConfig(updates=True)
+    with pytest.raises(InputError, match="learning_rate True is a bool"):
+        TrainingConfig(learning_rate=True)
+
+
+# Every message
+
+CHOICES = [(part, f) for part, f in FIELDS if f.metadata["choices"]]
+WRONG = [
+    (DataConfig, {"discount": 0.0}, r"discount 0.0 is outside \(0, 1\]"),
+    (DataConfig, {"discount": 1.01}, "discount 1.01 is outside"),
+    (DataConfig, {"discount": math.nan}, "discount nan is outside"),
+    *[
+        (ModelConfig, {name: value}, f"{name} {value} must be a positive number")
+        for name in ("context_length", "width", "layers", "heads", "kv_heads", "max_timestep")
+        for value in (0, -3)
+    ],
+    *[
+        (ModelConfig, {"return_scale": value}, f"return_scale {value} must be a positive number")
+        for value in (0.0, -1.0, math.nan, math.inf)
+    ],
+    (ModelConfig, {"width": 10, "heads": 4}, "width 10 is not a multiple of heads 4"),
+    (ModelConfig, {"heads": 4, "kv_heads": 3}, "heads 4 is not a multiple of kv_heads 3"),
+    (ModelConfig, {"heads": 2, "kv_heads": 4}, "heads 2 is not a multiple of kv_heads 4"),
+    (ModelConfig, {"trunk": "modern", "width": 12, "heads": 4}, "in pairs, and width 12 gives each of the heads 4 an odd"),
+    (ModelConfig, {"dropout": 1.0}, r"dropout 1.0 is outside \[0, 1\)"),
+    (ModelConfig, {"dropout": -0.1}, "dropout -0.1 is outside"),
+    (ModelConfig, {"dropout": math.nan}, "dropout nan is outside"),
+    (ModelConfig, {"top_fraction": 0.0}, r"top_fraction 0.0 is outside \(0, 1\]"),
+    (ModelConfig, {"top_fraction": 1.5}, "top_fraction 1.5 is outside"),
+    *[
+        (TrainingConfig, {name: value}, f"{name} {value} must be a positive number")
+        for name in ("updates", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every", "keep_checkpoints")
+        for value in (0, -3)
+    ],
+    *[
+        (TrainingConfig, {name: value}, f"{name} {value} must be a positive number")
+        for name in ("learning_rate", "gradient_clip")
+        for value in (0.0, -1.0, math.nan, math.inf)
+    ],
+    (TrainingConfig, {"batch_size": 10, "gradient_accumulation": 4}, "batch_size 10 is not a multiple of gradient_accumulation 4"),
+    *[(TrainingConfig, {"weight_decay": value}, f"weight_decay {value} must be 0 or a positive") for value in (-1.0, math.nan)],
+    (TrainingConfig, {"warmup_updates": -1}, "warmup_updates -1 must be 0 or a positive"),
+    (TrainingConfig, {"seed": -1}, "seed -1 must be 0 or a positive"),
+    *[
+        (DecodingConfig, {"strategy": "sample", "temperature": value}, f"temperature {value} must be 0")
+        for value in (-1.0, math.nan, math.inf)
+    ],
+    (DecodingConfig, {"strategy": "sample", "top_k": -1}, r"top_k -1 must be 0 \(off\)"),
+    *[
+        (DecodingConfig, {"strategy": "sample", "top_p": value}, rf"top_p {value} is outside \(0, 1\]")
+        for value in (0.0, 1.5, math.nan)
+    ],
+    *[
+        (DecodingConfig, {"strategy": "sample", "min_p": value}, rf"min_p {value} is outside \[0, 1\]")
+        for value in (-0.1, 1.5, math.nan)
+    ],
+    *[
+        (DecodingConfig, {name: value}, f"strategy greedy .* has no use for {name}; add --strategy sample")
+        for name, value in (("temperature", 0.5), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.1))
+    ],
+    (DecodingConfig, {"top_k": 3, "min_p": 0.1}, "has no use for top_k, min_p"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "options", "message"), WRONG, ids=[str(options) for _, options, _ in WRONG])
+def test_a_value_that_makes_no_sense_is_named(part, options, message):
+    with pytest.raises(InputError, match=message):
+        part(**options)
+
+
+@pytest.mark.parametrize(("part", "f"), CHOICES, ids=[f.name for _, f in CHOICES])
+def test_an_unknown_choice_names_the_nearest_and_all(part, f):
+    choices = f.metadata["choices"]
+    misspelt = choices[-1][:-1] + "x" * (choices[-1][:-1] in choices)
+    with pytest.raises(InputError) as caught:
+        part(**{f.name: misspelt})
+    assert str(caught.value).startswith(f"{f.name} {misspelt!r} is unknown: did you mean '")
+    assert str(caught.value).endswith(f"(one of {', '.join(choices)}).")
+
+
+EDGES = [
+    (DataConfig, {"discount": 1.0}), (ModelConfig, {"dropout": 0.0}), (ModelConfig, {"top_fraction": 1.0}),
+    (ModelConfig, {"width": 1, "heads": 1}), (ModelConfig, {"trunk": "modern", "width": 12, "heads": 2}),
+    (ModelConfig, {"heads": 4, "kv_heads": 1}), (ModelConfig, {"heads": 4, "kv_heads": 4}),
+    (TrainingConfig, {"weight_decay": 0.0}), (TrainingConfig, {"warmup_updates": 0}), (TrainingConfig, {"seed": 2**63}),
+    (DecodingConfig, {"strategy": "sample", "min_p": 1.0}), (DecodingConfig, {"strategy": "sample", "top_p": 1e-9}),
+    (DecodingConfig, {"temperature": 0.0}), (DecodingConfig, {"strategy": "sample", "temperature": 0.0, "top_k": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("part", "options"), EDGES, ids=[str(options) for _, options in EDGES])
+def test_the_ends_of_a_range_belong_to_it(part, options):
+    config = part(**options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("options", "greedy"),
+    [
+        ({}, True),
+        ({"temperature": 0.0}, True),
+        ({"strategy": "sample"}, False),
+        ({"strategy": "sample", "temperature": 0.0}, True),
+    ],
+    ids=str,
+)
+def test_no_temperature_is_greedy(options, greedy):
+    assert DecodingConfig(**options).greedy == greedy
+
+
+# Sharing out
+
+
+def test_options_go_to_the_part_that_has_them():
+    data, model, training = split_options({"width": 8, "seed": 3, "discount": 0.5, "heads": 2}, *PARTS[:3])
+    assert (data, model, training) == ({"discount": 0.5}, {"width": 8, "heads": 2}, {"seed": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("learning-rate", "learning_rate"),
+        ("contextlength", "context_length"),
+        ("batchsize", "batch_size"),
+        ("kvheads", "kv_heads"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest(name, suggestion):
+    with pytest.raises(InputError, match=f"there is no option '{name}'; did you mean '{suggestion}'"):
+        split_options({name: 1}, ModelConfig, TrainingConfig)
+
+
+def test_an_option_like_no_other_names_all():
+    with pytest.raises(InputError, match="there is no option 'zzz'; known: delayed, discount, short_episodes"):
+        split_options({"zzz": 1}, DataConfig)
+
+
+def test_an_option_of_another_part_is_unknown():
+    with pytest.raises(InputError, match="there is no option 'seed'"):
+        split_options({"seed": 1}, ModelConfig)
+
+
+def test_a_suggestion_is_the_nearest_name_or_the_list():
+    assert did_you_mean("hoper", ["walker", "hopper"]) == "did you mean 'hopper'?"
+    assert did_you_mean("zzz", ["walker", "hopper"]) == "known: walker, hopper"
+    assert did_you_mean("zzz", []) == "none is known"
+
+
+def test_an_input_error_is_a_value_error():
+    assert issubclass(InputError, ValueError)

@@ -1,0 +1,213 @@
+"""Presets: what a configuration becomes, and that each of them learns."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from dtrl.config import ModelConfig
+from dtrl.errors import InputError
+from dtrl.presets import PRESETS, build, columns_for, resolve, training_data, window_length
+from dtrl.trajectories.columns import Origin
+from dtrl.windows import Windows
+
+SPACES = {
+    "vectors": (spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1, 1, (2,))),
+    "an open box": (spaces.Box(-1, 1, (3,)), spaces.Box(-np.inf, np.inf, (2,))),
+    "ids": (spaces.Discrete(6), spaces.Discrete(4, start=-2)),
+}
+SMALL = {"width": 16, "layers": 2, "heads": 2, "context_length": 4, "dropout": 0.0}
+
+
+def made(trajectories, **options):
+    """(resolved configuration, fitted model)."""
+    config = resolve(ModelConfig(**{**SMALL, **options}), trajectories)
+    torch.manual_seed(0)
+    model = build(config, trajectories.observation_space, trajectories.action_space)
+    model.fit(columns_for(model, trajectories))
+    return config, model
+
+
+def one_batch(trajectories, config, size=8):
+    return Windows(trajectories, window_length(config), size).batch(0)
+
+
+def spec(limit):
+    return Origin("tests/made-v0", env_spec=json.dumps({"id": "x-v0", "max_episode_steps": limit}))
+
+
+# Every preset of the table
+
+
+@pytest.mark.parametrize("kinds", SPACES.values(), ids=SPACES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_learns_eight_windows_by_heart(random_trajectories, preset, kinds):
+    data = random_trajectories([9, 7, 12], *kinds)
+    config, model = made(data, preset=preset, width=32)
+    batch, losses = one_batch(data, config), []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = model.loss(batch)
+        optimizer.zero_grad()
+        (loss.total / loss.weight).backward()
+        optimizer.step()
+        losses.append((loss.total / loss.weight).item())
+    assert all(map(math.isfinite, losses))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_has_every_option_of_its_configuration(random_trajectories, preset):
+    data = random_trajectories([9, 7])
+    for options in (
+        {"head": "gaussian"}, {"head": "tanh_gaussian"}, {"trunk": "modern"}, {"kv_heads": 1}, {"attention": "banded"},
+        {"attention": "full"}, {"activation": "gelu"}, {"timestep_embedding": False}, {"dropout": 0.5},
+    ):  # fmt: skip
+        config, model = made(data, preset=preset, **options)
+        loss = model.loss(one_batch(data, config))
+        loss.total.backward()
+        assert loss.total.isfinite(), options
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_resolved_configuration_is_all_that_is_needed_to_build_the_network_again(random_trajectories, preset):
+    data = random_trajectories([9, 7])
+    config, model = made(data, preset=preset)
+    again = build(config, data.observation_space, data.action_space)
+    again.load_state_dict(model.state_dict())
+    batch = one_batch(data, config)
+    assert torch.equal(again.loss(batch).total, model.loss(batch).total)
+    assert resolve(config, data) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_network_is_drawn_from_torchs_seed(random_trajectories, preset):
+    data = random_trajectories([9, 7])
+    one, other = (made(data, preset=preset)[1].state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# What a configuration becomes
+
+
+def test_defaults_come_from_the_data(random_trajectories):
+    data = random_trajectories([9, 30])
+    config = resolve(ModelConfig(), data)
+    assert config.head == "deterministic"
+    assert config.max_timestep == 30
+    assert config.return_scale == pytest.approx(np.abs(data.returns_to_go).max())
+    assert resolve(ModelConfig(), random_trajectories([9], *SPACES["ids"])).head == "categorical"
+
+
+def test_what_was_given_stays(random_trajectories):
+    given = ModelConfig(
+        head="gaussian",
+        max_timestep=7,
+        return_scale=2.0,
+        context_length=3,
+        timestep_embedding=False,
+        attention="banded",
+    )
+    assert resolve(given, random_trajectories([9, 30])) == given
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(1_000, 1_000), (5, 30), (None, 30)])
+def test_the_timestep_table_reaches_to_the_longest_episode_or_the_limit(random_trajectories, limit, rows):
+    assert resolve(ModelConfig(), random_trajectories([9, 30], origin=spec(limit))).max_timestep == rows
+
+
+def test_returns_of_zero_are_not_divided_by(random_trajectories):
+    data = random_trajectories([4])
+    data.rewards[:] = 0
+    assert resolve(ModelConfig(), data).return_scale == 1
+
+
+def test_the_return_scale_counts_negative_returns_and_later_steps(random_trajectories):
+    data = random_trajectories([3, 2])
+    data.rewards[:] = [1, -8, 2, 1, 1]
+    assert resolve(ModelConfig(), data).return_scale == 6
+
+
+@pytest.mark.parametrize(("trunk", "learned"), [("gpt2", True), ("modern", False)])
+def test_the_published_trunk_learns_its_timesteps_and_the_modern_one_does_not(random_trajectories, trunk, learned):
+    data = random_trajectories([9])
+    assert resolve(ModelConfig(trunk=trunk), data).timestep_embedding == learned
+    assert (made(data, trunk=trunk)[1].timestep_embedding is not None) == learned
+
+
+@pytest.mark.parametrize(("attention", "context", "window"), [("window", 4, 4), ("banded", 4, 8), ("full", 9, 9)])
+def test_windows_are_as_long_as_the_attention_needs(random_trajectories, attention, context, window):
+    config, model = made(random_trajectories([9, 7]), attention=attention)
+    assert (config.context_length, window_length(config)) == (context, window)
+    assert model.backbone.band == ((4, 3) if attention == "banded" else None)
+
+
+def test_a_decision_transformer_scales_returns_standardises_observations_and_bounds_actions(random_trajectories):
+    box = spaces.Box(np.float32([-3, 0]), np.float32([1, 10]))
+    data = random_trajectories([9, 7], None, box)
+    config, model = made(data)
+    assert [f.name for f in model.fields] == ["return", "observation", "action"]
+    assert [f.loss_weight for f in model.fields] == [0, 0, 1]
+    assert model.tokenizers["return"].scale.item() == pytest.approx(config.return_scale)
+    np.testing.assert_allclose(model.tokenizers["observation"].shift, data.observations.mean(0), rtol=1e-5)
+    assert model.tokenizers["action"].shift.tolist() == [-1, 5]
+
+
+def test_behaviour_cloning_sees_the_observation_alone(random_trajectories):
+    _, model = made(random_trajectories([9]), preset="bc")
+    assert not model.backbone.memory
+    assert list(model.embeddings) == ["observation"]
+    assert model.timestep_embedding is None
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_an_action_is_squashed_only_where_every_dimension_is_bounded(random_trajectories, bounded):
+    high = np.float32([1, 1 if bounded else np.inf])
+    _, model = made(random_trajectories([9], None, spaces.Box(np.float32([-1, -1]), high)))
+    assert model.heads["action"].bounded == bounded
+
+
+# Data
+
+
+def test_filtered_cloning_learns_from_the_best_episodes(random_trajectories):
+    data = random_trajectories([3] * 20)
+    chosen = training_data(ModelConfig(preset="filtered_bc", top_fraction=0.2), data)
+    np.testing.assert_array_equal(np.sort(chosen.episode_returns), np.sort(data.episode_returns)[-4:])
+    assert training_data(ModelConfig(preset="bc"), data) is data
+    assert training_data(ModelConfig(preset="dt"), data) is data
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("preset", "suggestion"), [("filtered-bc", "did you mean 'filtered_bc'"), ("zzz", "known: dt, bc, filtered_bc")]
+)
+def test_an_unknown_preset_names_the_nearest(random_trajectories, preset, suggestion):
+    with pytest.raises(InputError, match=f"preset '{preset}' is unknown; {suggestion}"):
+        resolve(ModelConfig(preset=preset), random_trajectories([4]))
+
+
+@pytest.mark.parametrize(
+    ("head", "kinds", "use"),
+    [
+        ("categorical", "vectors", "use deterministic, gaussian or tanh_gaussian"),
+        ("gaussian", "ids", "use categorical"),
+        ("deterministic", "ids", "use categorical"),
+    ],
+)
+def test_a_head_that_does_not_fit_the_action_space_is_refused(random_trajectories, head, kinds, use):
+    data = random_trajectories([4], *SPACES[kinds], origin=Origin("tests/made-v0"))
+    with pytest.raises(InputError, match=f"head '{head}' does not fit the action space .* of tests/made-v0; {use}"):
+        resolve(ModelConfig(head=head), data)
+
+
+def test_an_action_outside_its_discrete_space_is_refused_before_training(random_trajectories):
+    data = random_trajectories([4], *SPACES["ids"])
+    data.actions[2] = 9
+    with pytest.raises(InputError, match=r"the data hold 9 where the space is Discrete\(4, start=-2\)"):
+        made(data)
