@@ -172,8 +172,8 @@ def check_positive(config: Any, *names: str) -> None:
 
 def plain_type(f: "dataclasses.Field[Any]") -> type:
     """The type of an option that is not None: `int` for `int | None`."""
-    types = [t for t in getattr(f.type, "__args__", (f.type,)) if t is not type(None)]
-    return types[0]  # type: ignore[no-any-return]
+    kinds: list[type] = [t for t in getattr(f.type, "__args__", (f.type,)) if isinstance(t, type) and t is not type(None)]
+    return kinds[0]
 
 
 def split_options(options: dict[str, Any], *parts: type) -> list[dict[str, Any]]:

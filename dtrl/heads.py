@@ -65,7 +65,7 @@ class TanhNormal(TransformedDistribution):
         return self.mode
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(value.clamp(-TANH_EDGE, TANH_EDGE))  # type: ignore[no-any-return]
+        return super().log_prob(value.clamp(-TANH_EDGE, TANH_EDGE))  # type: ignore[no-any-return, no-untyped-call]
 
 
 class Deterministic(nn.Module):

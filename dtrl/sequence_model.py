@@ -60,6 +60,7 @@ class SequenceModel(nn.Module):
     ) -> None:
         super().__init__()
         self.fields, self.width, self.dropout = tuple(fields), width, dropout
+        self.by_name = {f.name: f for f in fields}
         context = [f for f in fields if f.in_context]
         self.tokenizers = nn.ModuleDict({f.name: f.tokenizer for f in fields})
         self.embeddings = nn.ModuleDict({f.name: embedding(f.tokenizer, width) for f in context})
@@ -84,6 +85,9 @@ class SequenceModel(nn.Module):
                 raise ValueError(f"field {f.name!r} has {f.tokenizer.num_tokens} tokens a step and is not in context; only a single token can be predicted so")
         return slots
 
+    def field(self, name: str) -> Field:
+        return self.by_name[name]
+
     def fit(self, columns: Mapping[str, object]) -> None:
         """Fit each field's tokenizer to its column of data."""
         for f in self.fields:
@@ -93,7 +97,7 @@ class SequenceModel(nn.Module):
         """Tokens (B, T · n, D) of the named fields, n a step, in the given order. Training and acting both call this.
 
         `timesteps` are (B, T), or (B, T, n) where the tokens of a step differ in it, as they do in acting: the last action and what followed it."""
-        tokens = [self.embeddings[name](self.tokenizers[name].encode(values[name])) for name in names]
+        tokens = [self.embeddings[name](self.field(name).tokenizer.encode(values[name])) for name in names]
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)
         if self.timestep_embedding is not None:
             time = self.timestep_embedding(timesteps.clamp(max=self.timestep_embedding.num_embeddings - 1))
@@ -116,9 +120,9 @@ class SequenceModel(nn.Module):
 
         A field that opens the block is predicted from the end of the block before; at the first step nothing is before it, and the loss leaves
         that step out."""
-        tokens = torch.arange(self.tokenizers[name].num_tokens, device=device)  # type: ignore[arg-type]
+        tokens = torch.arange(self.field(name).tokenizer.num_tokens, device=device)
         first = torch.arange(steps, device=device)[:, None] * self.tokens_per_step + self.slots[name]
-        return (first + tokens - 1).clamp(min=0)
+        return torch.clamp(first + tokens - 1, min=0)
 
     def loss(self, batch: Batch) -> Loss:
         """Σⱼ wⱼ·m·(−log p(xⱼ | x<ⱼ)) and Σⱼ wⱼ·m over the tokens of valid steps (teacher forcing); their quotient is the loss.
@@ -127,7 +131,7 @@ class SequenceModel(nn.Module):
         batch = batch.cleared()
         total, weight, by_field = batch.timesteps.new_zeros((), dtype=torch.float32), batch.timesteps.new_zeros((), dtype=torch.float32), {}
         for name, distribution in self(batch).items():
-            f = next(f for f in self.fields if f.name == name)
+            f = self.field(name)
             target = f.tokenizer.encode(batch.values[name])
             valid = batch.valid.unsqueeze(-1).expand(target.shape[:3])
             if self.slots[name] == 0:

@@ -45,4 +45,5 @@ def space_to_json(space: Space) -> str:
 def space_from_json(text: str) -> Space:
     from minari.serialization import deserialize_space
 
-    return deserialize_space(text)
+    space: Space = deserialize_space(text)
+    return space

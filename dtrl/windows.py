@@ -31,8 +31,8 @@ class Batch:
     """(B, K) bool."""
 
     def to(self, device: torch.device) -> "Batch":
-        move = lambda x: x.to(device, non_blocking=True)  # noqa: E731
-        return Batch({name: move(x) for name, x in self.values.items()}, move(self.timesteps), move(self.valid))
+        values = {name: x.to(device, non_blocking=True) for name, x in self.values.items()}
+        return Batch(values, self.timesteps.to(device, non_blocking=True), self.valid.to(device, non_blocking=True))
 
     def cleared(self) -> "Batch":
         """The same windows with zeros in the padding, whatever stood there."""
@@ -44,8 +44,8 @@ class Batch:
 
     def split(self, pieces: int) -> list["Batch"]:
         """Cut into `pieces` batches of equal size along B."""
-        values = {name: x.chunk(pieces) for name, x in self.values.items()}
-        rest = zip(self.timesteps.chunk(pieces), self.valid.chunk(pieces), strict=True)
+        values: dict[str, tuple[Tensor, ...]] = {name: torch.chunk(x, pieces) for name, x in self.values.items()}
+        rest = zip(torch.chunk(self.timesteps, pieces), torch.chunk(self.valid, pieces), strict=True)
         return [Batch({name: x[i] for name, x in values.items()}, t, v) for i, (t, v) in enumerate(rest)]
 
 
@@ -72,7 +72,8 @@ class Windows:
         u = random.random((2, self.batch_size))
         episodes = np.searchsorted(self.cumulative, u[0] * self.cumulative[-1], side="right")
         offsets = (u[1] * self.trajectories.episode_lengths[episodes]).astype(np.int64)
-        return self.trajectories.episode_starts[episodes] + offsets
+        starts: npt.NDArray[np.int64] = self.trajectories.episode_starts[episodes] + offsets
+        return starts
 
     def batch(self, update: int) -> Batch:
         return self.gather(self.draw(update))

@@ -27,7 +27,10 @@ Rows = npt.NDArray[np.bool_]
 
 
 class Context(ABC):
-    """The past of B rows."""
+    """The past of B rows, for a backbone and K = `length` steps."""
+
+    @abstractmethod
+    def __init__(self, backbone: Backbone, rows: int, length: int, tokens_per_step: int, width: int) -> None: ...
 
     @abstractmethod
     def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:

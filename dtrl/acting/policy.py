@@ -210,7 +210,7 @@ class Policy:
         decoded = self.model.tokenizers[self.acted].decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()  # type: ignore[operator]
         space = self.action_space
         if isinstance(space, spaces.Box):
-            return np.clip(decoded, space.low, space.high).astype(space.dtype)
+            return np.asarray(np.clip(decoded, space.low, space.high), dtype=space.dtype)
         return np.asarray(decoded, dtype=np.int64)
 
     def batch_of(self, observation: Array | int) -> tuple[Array, bool]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtrl.backbones.base import Backbone
+from dtrl.backbones.base import ACTIVATIONS, Backbone
 
 ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
@@ -48,6 +48,7 @@ class Transformer(Backbone):
     `trunk` "modern": RMSNorm, SwiGLU, rotary positions, no biases. `band`: (steps K, tokens of a step) or None."""
 
     memory = True
+    frequencies: Tensor
 
     def __init__(
         self,
@@ -75,7 +76,8 @@ class Transformer(Backbone):
         cache = None
         if state is None:
             positions = torch.arange(length, device=x.device)
-            mask = known_mask(0, length, length, self.band, x.device)
+            # a compiled forward builds its own: dynamo warns of a cache that it cannot see into
+            mask = visible(positions, positions, self.band) if torch.compiler.is_compiling() else known_mask(0, length, length, self.band, x.device)
         else:
             positions, mask, cache = plan(state, length, self.band, x.device)
         rotation = self.rotation(positions, x.dtype) if self.rotary else None
@@ -84,7 +86,7 @@ class Transformer(Backbone):
             x = block(x, mask, rotation, None if cache is None else cache.layer(i), read if last else None)
         if state is not None:
             state.lengths = state.lengths + length
-        return self.norm(x), state  # type: ignore[return-value]
+        return self.norm(x), state
 
     def rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine (B or 1, 1, L, D/H) of the rotary angles at the positions."""
@@ -156,7 +158,7 @@ class MLP(nn.Module):
     def __init__(self, width: int, activation: str) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.activation = {"relu": F.relu, "gelu": gelu_tanh}[activation]
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
@@ -173,11 +175,6 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GPT-2's approximation of the GELU."""
-    return F.gelu(x, approximate="tanh")
 
 
 def make_norm(trunk: str, width: int) -> nn.Module:

@@ -1,9 +1,20 @@
 """What every backbone offers: one method, as in `torch.nn.GRU`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GPT-2's approximation of the GELU."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "gelu": gelu_tanh}
 
 
 class Backbone(nn.Module, ABC):

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dtrl.backbones.base import Backbone
+from dtrl.backbones.base import ACTIVATIONS, Backbone
 
 
 class Pointwise(Backbone):
@@ -16,7 +15,7 @@ class Pointwise(Backbone):
     def __init__(self, width: int, layers: int, dropout: float, activation: str) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(layers))
-        self.activation = {"relu": F.relu, "gelu": F.gelu}[activation]
+        self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, state: Any = None, read: Tensor | None = None) -> tuple[Tensor, Any]:

@@ -20,10 +20,14 @@ DEFAULT_QUANTILES = (0.25, 0.5, 0.75, 0.95)
 class TrainingEvent(Protocol):
     """What this callback reads of `dtrl.training.Event`."""
 
-    kind: str
-    update: int
-    policy: Policy
-    logger: Any
+    @property
+    def kind(self) -> str: ...
+    @property
+    def update(self) -> int: ...
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def logger(self) -> Any: ...
 
 
 class EvaluationCallback:
