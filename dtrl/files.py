@@ -1,6 +1,7 @@
 """Writing files so that a reader, a crash or a full disk finds the old content or the new, never a part."""
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +31,8 @@ def write_atomically(path: str | os.PathLike[str], content: Content) -> None:
 
 def replace(path: Path, content: Content) -> None:
     """`write_atomically` for a plain file; raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # not mkstemp: its files are for their owner's eyes only
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")  # not mkstemp: its files are for their owner's eyes only
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:

@@ -99,7 +99,9 @@ def untrained_policy():
     from dtrl.presets import build, columns_for, resolve
 
     def make(trajectories, *, seed=0, acting=None, **options):
-        config = resolve(ModelConfig(**{"context_length": 4, "width": 16, "layers": 2, "heads": 4, **options}), trajectories)
+        config = resolve(
+            ModelConfig(**{"context_length": 4, "width": 16, "layers": 2, "heads": 4, **options}), trajectories
+        )
         torch.manual_seed(seed)
         spaces = trajectories.observation_space, trajectories.action_space
         model = build(config, *spaces)
@@ -139,6 +141,12 @@ def scripted_env():
             ended = now == self.length
             if ended:
                 self.diary.append((self.noise[0].tobytes(), sum(self.rewards)))
-            return self.noise[now] + np.float32(action), self.rewards[-1], ended and now % 2 == 0, ended and now % 2 == 1, {}
+            return (
+                self.noise[now] + np.float32(action),
+                self.rewards[-1],
+                ended and now % 2 == 0,
+                ended and now % 2 == 1,
+                {},
+            )
 
     return Scripted

@@ -91,6 +91,26 @@ def test_a_reader_sees_the_old_content_or_the_new_and_never_a_part(tmp_path):
     assert seen <= contents
 
 
+def test_two_threads_may_write_the_same_file(tmp_path):
+    path, contents, errors = tmp_path / "file", [b"a" * 200_000, b"b" * 300_000], []
+
+    def write(content):
+        try:
+            for _ in range(20):
+                write_atomically(path, content)
+                assert path.read_bytes() in contents
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert names(tmp_path) == ["file"]
+
+
 def test_the_permissions_are_those_of_any_new_file(tmp_path):
     (tmp_path / "plain").touch()
     write_atomically(tmp_path / "file", b"new")

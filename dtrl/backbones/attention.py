@@ -7,8 +7,10 @@ The cache is a ring of C slots a sequence: the token at position p (counted from
 its own length, and a reset only sets that to 0; which slots are visible follows from lengths alone, so stale ones need no erasing."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,8 @@ from dtrl.backbones.base import ACTIVATIONS, Backbone
 
 ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
+FEW_TOKENS = 8
+"""Up to so many tokens, leaving out those that nobody reads costs more than computing them."""
 
 
 @dataclass
@@ -70,6 +74,8 @@ class Transformer(Backbone):
         if self.rotary:
             self.register_buffer("frequencies", ROPE_BASE ** -(torch.arange(0, self.head_width, 2) / self.head_width), persistent=False)
         initialize(self, layers)
+        # load_state_dict(assign=True) replaces parameters too
+        self.register_load_state_dict_post_hook(refer_again)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor, state: KeyValueState | None = None, read: Tensor | None = None) -> tuple[Tensor, KeyValueState | None]:
         length = x.shape[1]
@@ -81,12 +87,21 @@ class Transformer(Backbone):
         else:
             positions, mask, cache = plan(state, length, self.band, x.device)
         rotation = self.rotation(positions, x.dtype) if self.rotary else None
+        last = len(self.blocks) - 1
+        early = read if length > FEW_TOKENS else None
         for i, block in enumerate(self.blocks):
-            last = i == len(self.blocks) - 1
-            x = block(x, mask, rotation, None if cache is None else cache.layer(i), read if last else None)
+            x = block(x, mask, rotation, None if cache is None else (cache, i), early if i == last else None)
+        if read is not None and early is None:
+            x = x[:, read]
         if state is not None:
             state.lengths = state.lengths + length
         return self.norm(x), state
+
+    def _apply(self, *arguments: Any, **keywords: Any) -> "Transformer":
+        """A move to another device or dtype may replace parameters: refer to the new ones."""
+        super()._apply(*arguments, **keywords)  # type: ignore[no-untyped-call]
+        refer_again(self)
+        return self
 
     def rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine (B or 1, 1, L, D/H) of the rotary angles at the positions."""
@@ -101,6 +116,13 @@ class Transformer(Backbone):
         return KeyValueState(weight.new_zeros(shape), np.zeros(batch_size, dtype=np.int64))
 
 
+def refer_again(module: nn.Module, *_: Any) -> None:
+    """Have the parts of a module refer to the parameters that it has now."""
+    for part in module.modules():
+        if isinstance(part, Block | MLP | SwiGLU):
+            part.refer()
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
@@ -111,18 +133,26 @@ class Block(nn.Module):
         self.attention_norm, self.mlp_norm = make_norm(trunk, width), make_norm(trunk, width)
         self.query_key_value = nn.Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=bias)
         self.projection = nn.Linear(width, width, bias=bias)
-        self.mlp: nn.Module = SwiGLU(width) if trunk == "modern" else MLP(width, activation)
+        self.mlp: MLP | SwiGLU = SwiGLU(width) if trunk == "modern" else MLP(width, activation)
+        self.refer()
+
+    def refer(self) -> None:
+        """Take plain references to the parameters: one step of acting runs some fifty small kernels, and finding a parameter through its module
+        costs as much as a kernel."""
+        self.norms = norm_of(self.attention_norm), norm_of(self.mlp_norm)
+        self.weights = weights_of(self.query_key_value), weights_of(self.projection)
 
     def forward(
         self,
         x: Tensor,
         mask: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
-        cache: "LayerCache | None",
+        cache: "tuple[Cache, int] | None",
         read: Tensor | None,
     ) -> Tensor:
         """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere."""
-        query, key_value = self.project(self.attention_norm(x), read)
+        (attention_norm, mlp_norm), (_, projection) = self.norms, self.weights
+        query, key_value = self.project(attention_norm(x), read)
         if read is not None:
             x, mask = x[:, read], mask[..., read, :]
         if rotation is not None:
@@ -130,22 +160,21 @@ class Block(nn.Module):
             query = rotate(query, cos if read is None else cos[:, :, read], sin if read is None else sin[:, :, read])
             key_value = torch.cat([rotate(key_value[:, : self.kv_heads], cos, sin), key_value[:, self.kv_heads :]], dim=1)
         if cache is not None:
-            key_value = cache.write(key_value)
+            key_value = cache[0].write(cache[1], key_value)
         rate = self.dropout if self.training else 0.0
-        key, value = key_value.split(self.kv_heads, dim=1)
+        key, value = key_value[:, : self.kv_heads], key_value[:, self.kv_heads :]
         mixed = attend(query, key, value, mask, rate).transpose(1, 2).flatten(2)
-        x = x + dropout(self.projection(mixed), rate)
-        return x + dropout(self.mlp(self.mlp_norm(x)), rate)
+        x = x + dropout(F.linear(mixed, *projection), rate)
+        return x + dropout(self.mlp(mlp_norm(x)), rate)
 
     def project(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
         """Queries (B, H, R, D/H), and keys with values (B, 2 · H_kv, L, D/H)."""
         batch, length, _ = x.shape
+        weight, bias = self.weights[0]
         if read is None:
-            whole = self.query_key_value(x).view(batch, length, -1, self.head_width).transpose(1, 2)
-            query, key_value = whole.split([self.heads, 2 * self.kv_heads], dim=1)
-            return query, key_value
+            whole = F.linear(x, weight, bias).view(batch, length, -1, self.head_width).transpose(1, 2)
+            return whole[:, : self.heads], whole[:, self.heads :]
         own = self.heads * self.head_width
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
         query = F.linear(x[:, read], weight[:own], None if bias is None else bias[:own])
         key_value = F.linear(x, weight[own:], None if bias is None else bias[own:])
         return (
@@ -159,9 +188,14 @@ class MLP(nn.Module):
         super().__init__()
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.activation = ACTIVATIONS[activation]
+        self.refer()
+
+    def refer(self) -> None:
+        self.weights = weights_of(self.up), weights_of(self.down)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.up(x)))  # type: ignore[no-any-return]
+        up, down = self.weights
+        return F.linear(self.activation(F.linear(x, *up)), *down)
 
 
 class SwiGLU(nn.Module):
@@ -171,14 +205,39 @@ class SwiGLU(nn.Module):
         super().__init__()
         inner = 8 * math.ceil(width / 3)
         self.gate_up, self.down = nn.Linear(width, 2 * inner, bias=False), nn.Linear(inner, width, bias=False)
+        self.refer()
+
+    def refer(self) -> None:
+        self.weights = weights_of(self.gate_up), weights_of(self.down)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
+        gate_up, down = self.weights
+        gate, up = F.linear(x, *gate_up).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, *down)
 
 
 def make_norm(trunk: str, width: int) -> nn.Module:
     return nn.RMSNorm(width, eps=1e-6) if trunk == "modern" else nn.LayerNorm(width)
+
+
+def weights_of(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    return linear.weight, linear.bias
+
+
+def norm_of(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The norm as a function of its input alone."""
+    if isinstance(norm, nn.RMSNorm):
+        return partial(rms_norm, norm.normalized_shape, norm.weight, norm.eps)
+    assert isinstance(norm, nn.LayerNorm)
+    return partial(layer_norm, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def layer_norm(shape: tuple[int, ...], weight: Tensor, bias: Tensor, eps: float, x: Tensor) -> Tensor:
+    return torch.layer_norm(x, shape, weight, bias, eps)
+
+
+def rms_norm(shape: tuple[int, ...], weight: Tensor, eps: float | None, x: Tensor) -> Tensor:
+    return torch.rms_norm(x, shape, weight, eps)
 
 
 def initialize(module: nn.Module, layers: int) -> None:
@@ -203,33 +262,22 @@ def visible(queries: Tensor, keys: Tensor, band: tuple[int, int] | None) -> Tens
 
 
 @dataclass
-class LayerCache:
-    """Where the new tokens of one layer go, and which slots are in use."""
-
-    keys_values: Tensor
-    slots: slice | Tensor
-    used: int
-
-    def write(self, new: Tensor) -> Tensor:
-        """Put keys and values (B, 2 · H_kv, L, D/H) into their slots; returns those of all slots in use, in slot order."""
-        if isinstance(self.slots, slice):
-            self.keys_values[:, :, self.slots] = new
-        else:
-            rows = torch.arange(len(new), device=new.device)[:, None]
-            self.keys_values[rows, :, self.slots] = new.transpose(1, 2)
-        return self.keys_values[:, :, : self.used]
-
-
-@dataclass
 class Cache:
-    """`LayerCache` for every layer."""
+    """Where new tokens go, and which slots are then in use."""
 
     state: KeyValueState
     slots: slice | Tensor
     used: int
 
-    def layer(self, i: int) -> LayerCache:
-        return LayerCache(self.state.keys_values[i], self.slots, self.used)
+    def write(self, layer: int, new: Tensor) -> Tensor:
+        """Put keys and values (B, 2 · H_kv, L, D/H) of a layer into their slots; returns those of all slots in use, in slot order."""
+        keys_values = self.state.keys_values[layer]
+        if isinstance(self.slots, slice):
+            keys_values[:, :, self.slots] = new
+        else:
+            rows = torch.arange(len(new), device=new.device)[:, None]
+            keys_values[rows, :, self.slots] = new.transpose(1, 2)
+        return keys_values[:, :, : self.used]
 
 
 def plan(state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device) -> tuple[Tensor, Tensor, Cache]:
@@ -265,7 +313,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float)
     """softmax(q·kᵀ / √(D/H)) v over the visible keys, with dropout of the weights; fewer key heads than query heads are shared evenly."""
     grouped = key.shape[1] != query.shape[1]
     if rate == 0:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)
     if grouped:
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(query.shape[-1]))

@@ -38,6 +38,8 @@ class EvaluationCallback:
     def __init__(self, trajectories: Trajectories, target_returns: Sequence[float] | None = None, episodes: int = 10, every: int = 0, seed: int = 0, env: Any = None) -> None:
         quantiles = np.quantile(trajectories.episode_returns, DEFAULT_QUANTILES)
         self.targets = sorted({float(f"{q:.4g}") for q in quantiles}) if target_returns is None else [float(t) for t in target_returns]
+        if not self.targets or not np.isfinite(self.targets).all() or episodes < 1 or every < 0:
+            raise InputError(f"target returns {self.targets} must be finite numbers, episodes ({episodes}) at least 1, and every ({every}) not negative.")
         self.data_returns = trajectories.episode_returns
         self.episodes, self.every, self.seed, self.env = episodes, every, seed, env
         self.history: list[tuple[int, Report]] = []

@@ -47,9 +47,12 @@ def play(
     progress: bool = False,
 ) -> tuple[Report, Trajectories]:
     """`evaluate`, with the trajectories it played: target by target, episode by episode."""
-    targets = [float(t) for t in (target_returns if target_returns is not None else [policy.target_return])]
+    try:
+        targets = [float(t) for t in (target_returns if target_returns is not None else [policy.target_return])]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"target returns {target_returns!r} are not a list of numbers; ask for returns such as those in `dtrl datasets show`.") from error
     if not targets or not np.isfinite(targets).all():
-        raise InputError(f"target returns {targets} are not all finite; ask for returns such as those in `dtrl datasets show`.")
+        raise InputError(f"target returns {targets} are not one or more finite numbers; ask for returns such as those in `dtrl datasets show`.")
     if episodes < 1 or (num_envs is not None and num_envs < 1) or seed < 0:
         raise InputError(f"episodes ({episodes}) and num_envs ({num_envs}) must be at least 1, and seed ({seed}) not negative.")
     seeds = np.random.default_rng([seed, 0]).integers(2**31, size=episodes)

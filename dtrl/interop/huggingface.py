@@ -131,7 +131,8 @@ def read(source: Source) -> tuple[Mapping[str, Tensor], Mapping[str, Any], str]:
             raise InputError(
                 f"source is a {type(source).__name__} without a config; give a DecisionTransformerModel, or its state dict with its settings."
             )
-        return source.state_dict(), config.to_dict(), type(source).__name__
+        settings = config.to_dict()
+        return source.state_dict(), settings, settings.get("_name_or_path") or type(source).__name__
     if isinstance(source, tuple):
         weights, settings = source
         return weights, settings, "the given state dict"

@@ -12,14 +12,19 @@ import torch
 from gymnasium import spaces
 from hypothesis import strategies as st
 
-from dtrl.acting.context import CONTEXTS, EXACT, Banded, Block, Full, Window
+from dtrl.acting.context import CONTEXTS, EXACT, Banded, Block, Window
 from dtrl.errors import InputError
 
 K, TOKENS = 4, 3
 """Steps of a context, and tokens of a step."""
 EXACT_PAIRS = [(attention, kind) for attention, kinds in EXACT.items() for kind in kinds]
 INEXACT_PAIRS = [pair for pair in itertools.product(EXACT, CONTEXTS) if pair not in EXACT_PAIRS]
-TRUNKS = {"gpt2": {}, "modern": {"trunk": "modern"}, "gpt2-gqa": {"kv_heads": 2}, "modern-gqa": {"trunk": "modern", "kv_heads": 1}}
+TRUNKS = {
+    "gpt2": {},
+    "modern": {"trunk": "modern"},
+    "gpt2-gqa": {"kv_heads": 2},
+    "modern-gqa": {"trunk": "modern", "kv_heads": 1},
+}
 VECTOR = spaces.Box(-np.inf, np.inf, (3,))
 LOPSIDED = spaces.Box(np.array([-1.0, 0.0]), np.array([3.0, 0.5]), dtype=np.float64)
 SPACES = {"vector-discrete": (VECTOR, spaces.Discrete(4, start=2)), "discrete-vector": (spaces.Discrete(5), LOPSIDED)}
@@ -66,7 +71,12 @@ def random_play(rows, steps, seed=0, resets=0.0):
     random = np.random.default_rng(seed)
     first = random.random((steps, rows)) < resets
     first[0] = True
-    return random.normal(size=(steps, rows, 3)), random.integers(-8, 9, (steps, rows)) / 4, first, random.integers(0, 9, (steps, rows)) * 1.0
+    return (
+        random.normal(size=(steps, rows, 3)),
+        random.integers(-8, 9, (steps, rows)) / 4,
+        first,
+        random.integers(0, 9, (steps, rows)) * 1.0,
+    )
 
 
 def one_row(play_of, row, begin, end):
@@ -183,7 +193,9 @@ def poison(memory, first):
             memory.tokens[row, length:] = 1e4
     if isinstance(memory, Block | Banded):
         state = memory.state
-        tensors = [value for value in vars(state).values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+        tensors = [
+            value for value in vars(state).values() if isinstance(value, torch.Tensor) and value.is_floating_point()
+        ]
         assert tensors
         for row, length in enumerate(np.where(first, 0, state.lengths)):
             oldest = max(0, length // TOKENS - K + 1) * TOKENS if type(memory) is Banded else 0
@@ -218,9 +230,16 @@ def test_stale_slots_and_padding_change_nothing(policy_for, attention, kind, tru
 
 @pytest.mark.parametrize(("attention", "kind"), INEXACT_PAIRS)
 def test_an_inexact_context_is_refused_with_the_reason(episodes, untrained_policy, attention, kind):
-    reason = {"window": "steps that have left the window", "banded": "layers reach further back", "full": "never saw a window that begins later"}
+    reason = {
+        "window": "steps that have left the window",
+        "banded": "layers reach further back",
+        "full": "never saw a window that begins later",
+    }
     data = episodes()
-    with pytest.raises(InputError, match=f"context {kind} is not exact .* {attention} attention: .*{reason[attention]}.*; use {EXACT[attention][0]}"):
+    with pytest.raises(
+        InputError,
+        match=f"context {kind} is not exact .* {attention} attention: .*{reason[attention]}.*; use {EXACT[attention][0]}",
+    ):
         untrained_policy(data, attention=attention, acting={"context": kind})
     with pytest.raises(InputError, match=f"context {kind} is not exact"):
         untrained_policy(data, attention=attention).variant(context=kind)
@@ -248,7 +267,7 @@ def test_full_attention_raises_at_the_first_step_past_the_trained_length(episode
     observations, rewards, first, targets = random_play(rows=2, steps=7)
     state = policy.initial_state(2)
     play(policy, observations[:6], rewards[:6], first[:6], targets[:6], state)
-    with pytest.raises(InputError, match="an episode has reached step 7, .* at most 6 steps"):
+    with pytest.raises(InputError, match=r"an episode has reached step 7, .* at most 6 steps"):
         play(policy, observations[6:], rewards[6:], first[6:], targets[6:], state)
 
 
@@ -265,7 +284,11 @@ def test_block_feeds_the_backbone_five_and_a_half_tokens_a_step(episodes, untrai
     policy = untrained_policy(episodes(), context_length=20, layers=1, width=4, heads=1)
     backbone, rows, steps, fed = policy.model.backbone, 3, 300, []
     forward = type(backbone).forward
-    monkeypatch.setattr(backbone, "forward", lambda x, *rest, **named: (fed.append(x.shape[:2].numel()), forward(backbone, x, *rest, **named))[1])
+    monkeypatch.setattr(
+        backbone,
+        "forward",
+        lambda x, *rest, **named: (fed.append(x.shape[:2].numel()), forward(backbone, x, *rest, **named))[1],
+    )
     played = random_play(rows, steps, resets=0.01)
     tokens = {}
     for kind in EXACT["window"]:

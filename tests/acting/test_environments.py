@@ -14,7 +14,9 @@ from dtrl.errors import InputError
 def evil(tmp_path, monkeypatch):
     """The name of a module that can be imported, and the file that it writes when it is."""
     marker = tmp_path / "executed"
-    (tmp_path / "evil_module.py").write_text(f"open({str(marker)!r}, 'w')\ndef make(*args, **kwargs): raise SystemExit\n")
+    (tmp_path / "evil_module.py").write_text(
+        f"open({str(marker)!r}, 'w')\ndef make(*args, **kwargs): raise SystemExit\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     yield "evil_module", marker
     assert not marker.exists()
@@ -58,7 +60,9 @@ def test_keyword_arguments_of_the_data_are_kept_and_its_render_mode_is_not():
 
 def test_another_entry_point_is_refused_and_not_run(evil):
     module, _ = evil
-    with pytest.raises(InputError, match=rf"'{module}:make' as the code of CartPole-v1, .* registered here is 'gymnasium\.[^\n]+\.$"):
+    with pytest.raises(
+        InputError, match=rf"'{module}:make' as the code of CartPole-v1, .* registered here is 'gymnasium\.[^\n]+\.$"
+    ):
         make_environment(spec_of(entry_point=f"{module}:make"))
 
 
@@ -89,7 +93,15 @@ def test_an_unknown_id_brings_a_suggestion():
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "{}", '{"id": 3}', spec_of(kwargs=[1]), spec_of(kwargs={"no_such_argument": 1}), spec_of(max_episode_steps="many"), spec_of(kwargs={"id": "x"})],
+    [
+        "{",
+        "{}",
+        '{"id": 3}',
+        spec_of(kwargs=[1]),
+        spec_of(kwargs={"no_such_argument": 1}),
+        spec_of(max_episode_steps="many"),
+        spec_of(kwargs={"id": "x"}),
+    ],
 )
 def test_a_spec_that_makes_no_sense_is_refused_in_one_sentence(text):
     with pytest.raises(InputError, match=r"^[^\n]+\.$"):
@@ -97,6 +109,10 @@ def test_a_spec_that_makes_no_sense_is_refused_in_one_sentence(text):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(gymnasium.registry, "Missing-v0", gymnasium.envs.registration.EnvSpec("Missing-v0", entry_point="no_such_package:Env"))
+    monkeypatch.setitem(
+        gymnasium.registry,
+        "Missing-v0",
+        gymnasium.envs.registration.EnvSpec("Missing-v0", entry_point="no_such_package:Env"),
+    )
     with pytest.raises(InputError, match=r"Missing-v0 cannot be made \(ModuleNotFoundError: .*no_such_package"):
         make_environment("Missing-v0")

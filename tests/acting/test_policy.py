@@ -48,7 +48,11 @@ def seen_returns(monkeypatch):
 
 def observations_of(space, rows, seed=0):
     random = np.random.default_rng(seed)
-    return random.integers(space.n, size=rows) if isinstance(space, spaces.Discrete) else random.normal(size=(rows, *space.shape))
+    return (
+        random.integers(space.n, size=rows)
+        if isinstance(space, spaces.Discrete)
+        else random.normal(size=(rows, *space.shape))
+    )
 
 
 @pytest.mark.parametrize("observation_space", [VECTOR, DIGITS], ids=["vector", "discrete"])
@@ -69,7 +73,9 @@ def test_one_observation_gives_the_action_of_a_batch_of_one(policy_for, observat
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_continuous_actions_have_the_dtype_of_their_space_and_keep_its_bounds(policy_for, head, dtype):
     space = spaces.Box(np.array([-1, 0.1], dtype), np.array([3, 0.3], dtype), dtype=dtype)
-    policy = policy_for(action_space=space, head=head, acting={"decoding": DecodingConfig(strategy="sample", temperature=20.0)})
+    policy = policy_for(
+        action_space=space, head=head, acting={"decoding": DecodingConfig(strategy="sample", temperature=20.0)}
+    )
     observations = 100 * observations_of(VECTOR, 200)
     for deterministic in (True, False):
         actions, _ = policy.predict(observations, deterministic=deterministic)
@@ -211,7 +217,9 @@ def test_stable_baselines3_evaluates_the_policy(policy_for, scripted_env, monkey
 
     monkeypatch.setattr(tokenizer, "encode", check)
     callback = policy.reward_callback if told else None
-    returns, lengths = evaluate_policy(policy, vector, n_eval_episodes=8, callback=callback, return_episode_rewards=True, warn=False)
+    returns, lengths = evaluate_policy(
+        policy, vector, n_eval_episodes=8, callback=callback, return_episode_rewards=True, warn=False
+    )
     assert sorted(returns) == sorted(r for env, quota in zip(envs, quotas, strict=True) for _, r in env.diary[:quota])
     assert compared == sum(lengths) > 20
 
@@ -307,19 +315,31 @@ def test_samples_come_from_the_model_s_distribution(policy_for):
 @pytest.mark.parametrize("action_space", [CHOICES, LOPSIDED], ids=["categorical", "gaussian"])
 def test_a_row_s_sample_depends_on_its_generator_alone(policy_for, action_space):
     head = "auto" if action_space is CHOICES else "gaussian"
-    policy, observations = policy_for(action_space=action_space, head=head, acting={"decoding": SAMPLE}), observations_of(VECTOR, 40)
+    policy, observations = (
+        policy_for(action_space=action_space, head=head, acting={"decoding": SAMPLE}),
+        observations_of(VECTOR, 40),
+    )
 
     def sample(rows, seed):
         generators = [np.random.default_rng([seed, row]) for row in rows]
-        return policy.predict(observations[rows], policy.initial_state(len(rows), generators=generators), deterministic=False)[0]
+        return policy.predict(
+            observations[rows], policy.initial_state(len(rows), generators=generators), deterministic=False
+        )[0]
 
     together = sample(range(40), seed=0)
     np.testing.assert_allclose(sample(range(40), seed=0), together)
     np.testing.assert_allclose(sample([7], seed=0), together[7:8], atol=1e-6)
-    assert not np.allclose(sample(range(40), seed=1), together)  # 40 rows of a discrete choice: equal by chance below 1e-6
+    assert not np.allclose(
+        sample(range(40), seed=1), together
+    )  # 40 rows of a discrete choice: equal by chance below 1e-6
 
 
 def test_deterministic_ignores_the_generators(policy_for):
     policy, observations = policy_for(action_space=CHOICES, acting={"decoding": SAMPLE}), observations_of(VECTOR, 40)
-    ways = [policy.predict(observations, policy.initial_state(40, generators=[np.random.default_rng([s, i]) for i in range(40)]))[0] for s in range(2)]
+    ways = [
+        policy.predict(
+            observations, policy.initial_state(40, generators=[np.random.default_rng([s, i]) for i in range(40)])
+        )[0]
+        for s in range(2)
+    ]
     np.testing.assert_array_equal(*ways)

@@ -77,14 +77,19 @@ def test_the_autoreset_modes_make_no_difference_to_an_episode(policy_for, script
         for n in range(len(EPISODES)):
             observation, _ = env.reset(seed=EPISODES[row].seed if n == 0 else None)
             reset[observation.tobytes()] = (EPISODES[row].seed, n)
-    reset |= {scripted_env().reset(seed=e.seed)[0].tobytes(): (e.seed, 0) for e in EPISODES if mode == AutoresetMode.DISABLED}
+    reset |= {
+        scripted_env().reset(seed=e.seed)[0].tobytes(): (e.seed, 0) for e in EPISODES if mode == AutoresetMode.DISABLED
+    }
     begun = [reset[played.observations[start].tobytes()] for start in played.episode_starts]
     assert begun[:num_envs] == [(episode.seed, 0) for episode in EPISODES[:num_envs]]
     assert len(set(begun)) == len(EPISODES)
     assert all((seed, n - 1) in begun for seed, n in begun if n > 0), "an episode was left out"
     for i, (seed, n) in enumerate(begun):
         assert_same_episode(played.episode(i), play_alone(policy, scripted_env(), seed, EPISODES[i].target_return, n))
-    assert {(played.observations[s].tobytes(), r) for s, r in zip(played.episode_starts, played.episode_returns, strict=True)} <= set(diary)
+    assert {
+        (played.observations[s].tobytes(), r)
+        for s, r in zip(played.episode_starts, played.episode_returns, strict=True)
+    } <= set(diary)
 
 
 @pytest.mark.slow
@@ -224,7 +229,9 @@ def test_the_environment_of_the_data_is_the_default(random_trajectories, untrain
 
     env = gymnasium.make("CartPole-v1")
     spec = json.dumps({"id": "CartPole-v1", "entry_point": env.spec.entry_point, "max_episode_steps": 7})
-    data = random_trajectories([5, 6], env.observation_space, env.action_space, origin=Origin("cartpole/some-v0", env_spec=spec))
+    data = random_trajectories(
+        [5, 6], env.observation_space, env.action_space, origin=Origin("cartpole/some-v0", env_spec=spec)
+    )
     played = rollout(untrained_policy(data), None, [Episode(7.0, seed) for seed in range(3)])
     assert played.episode_lengths.max() <= 7
     assert played.origin.env_spec == spec

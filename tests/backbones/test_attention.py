@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given
 
 from dtrl.backbones import Transformer, attention
-from dtrl.backbones.attention import attend, dropout, gelu_tanh, rotate, visible
+from dtrl.backbones.attention import attend, dropout, rotate, visible
+from dtrl.backbones.base import ACTIVATIONS
 
 B, H, L, S, W = 2, 4, 5, 7, 6
 """Rows, heads, queries, keys, width of a head."""
@@ -234,7 +235,7 @@ def test_a_gated_layer_has_about_as_many_weights_as_the_plain_one():
 def test_the_gelu_is_gpt2s():
     x = torch.linspace(-6, 6, 101, dtype=torch.float64)
     expected = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    torch.testing.assert_close(gelu_tanh(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ACTIVATIONS["gelu"](x), expected, rtol=1e-12, atol=1e-12)
 
 
 # Dropout

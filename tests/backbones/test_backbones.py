@@ -3,6 +3,8 @@ that forget exactly what may be forgotten.
 
 B rows, L tokens, D width; weights are made large, so that a mistake anywhere in the past is seen in the output."""
 
+import copy
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -101,11 +103,11 @@ def test_rows_do_not_see_each_other(name):
 
 @every
 @in_both_types
+@pytest.mark.parametrize("read", [[2, 4, 16, 4, 1], [2, 1], [3]], ids=str)
 @torch.no_grad()
-def test_reading_some_positions_is_a_slice_of_reading_all(name, dtype):
-    backbone, x = make(name, dtype), tokens(dtype=dtype)
-    read = torch.tensor([1, 4, 16, 4, 0])
-    output, _ = backbone(x, read=read)
+def test_reading_some_positions_is_a_slice_of_reading_all(name, dtype, read):
+    backbone, x = make(name, dtype), tokens(max(read) + 1, dtype)
+    output, _ = backbone(x, read=torch.tensor(read))
     assert distance(output, backbone(x)[0][:, read]) <= TOLERANCE[dtype]
 
 
@@ -141,6 +143,48 @@ def test_a_forward_in_inference_mode_does_not_disturb_training(name):
         assert all(parameter.grad.isfinite().all() for parameter in backbone.parameters())
 
 
+def loaded(backbone, weights):
+    backbone.load_state_dict(weights)
+
+
+def assigned(backbone, weights):
+    backbone.load_state_dict(weights, assign=True)
+
+
+def changed_in_place(backbone, weights):
+    for name, parameter in backbone.named_parameters():
+        parameter.data.copy_(weights[name])
+
+
+def moved(backbone, weights):
+    backbone.float().double().load_state_dict(weights)
+
+
+@every
+@pytest.mark.parametrize("replace", [loaded, assigned, changed_in_place, moved])
+@torch.no_grad()
+def test_new_weights_are_used_at_once_however_they_came(name, replace):
+    backbone, x = make(name), tokens()
+    weights = {key: value + 0.1 for key, value in backbone.state_dict().items()}
+    replace(backbone, weights)
+    new = MADE[name]().double().eval()
+    new.load_state_dict(weights)
+    assert torch.equal(backbone(x)[0], new(x)[0])
+    assert distance(backbone(x)[0], make(name)(x)[0]) > WRONG
+
+
+@every
+@torch.no_grad()
+def test_a_copy_has_weights_of_its_own(name):
+    backbone, x = make(name), tokens()
+    before = backbone(x)[0]
+    copied = copy.deepcopy(backbone)
+    for parameter in copied.parameters():
+        parameter.add_(0.1)
+    assert torch.equal(backbone(x)[0], before)
+    assert distance(copied(x)[0], before) > WRONG
+
+
 # Call after call
 
 
@@ -156,13 +200,14 @@ def test_chunks_of_any_size_give_the_outputs_of_one_call(name, sizes):
 
 
 @every
+@pytest.mark.parametrize("begin", [2, 13])
 @torch.no_grad()
-def test_reading_works_in_chunks_too(name):
+def test_reading_works_in_chunks_too(name, begin):
     backbone, x = make(name), tokens()
     state = backbone.initial_state(B, L)
-    _, state = backbone(x[:, :9], state)
-    output, _ = backbone(x[:, 9:], state, read=torch.tensor([6, 0]))
-    assert distance(output, backbone(x)[0][:, [15, 9]]) <= 1e-12
+    _, state = backbone(x[:, :begin], state)
+    output, _ = backbone(x[:, begin:], state, read=torch.tensor([3, 1]))
+    assert distance(output, backbone(x)[0][:, [begin + 3, begin + 1]]) <= 1e-12
 
 
 @every
@@ -196,7 +241,7 @@ CALLS = st.lists(
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if name != "pointwise"])  # which has no state to keep
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(CALLS)
 @torch.no_grad()
 def test_rows_of_different_lengths_may_begin_anew_and_be_padded(name, calls):
@@ -238,6 +283,22 @@ def test_a_ring_of_the_right_size_is_exact_and_one_slot_fewer_is_not(name, actin
     assert most_different(backbone, capacity, chunk, offset) <= 1e-12
     assert most_different(backbone, capacity + 1, chunk, offset) <= 1e-12
     assert most_different(backbone, capacity - 1, chunk, offset) > WRONG
+
+
+@pytest.mark.parametrize("name", BANDED)
+@torch.no_grad()
+def test_a_ring_of_the_right_size_is_exact_for_rows_that_begin_at_different_times(name):
+    backbone, x = make(name), tokens(30)
+    steps, m = backbone.band
+    for capacity, exact in ((steps * m, True), (steps * m - 1, False)):
+        state, worst = backbone.initial_state(B, capacity), 0.0
+        for t in range(30):
+            state.lengths = np.where(t == np.arange(B) * 7, 0, state.lengths)
+            output, state = backbone(x[:, t : t + 1], state)
+            for b in range(B):
+                whole, _ = backbone(x[b : b + 1, 7 * b if t >= 7 * b else 0 : t + 1])
+                worst = max(worst, distance(output[b, -1], whole[0, -1]))
+        assert worst <= 1e-12 if exact else worst > WRONG
 
 
 @pytest.mark.parametrize("name", ["gpt2", "modern"])

@@ -283,6 +283,7 @@ def test_folder_gives_the_same_policy_as_the_model(folder):
     ours, theirs = (dtrl_loop(imported(source), values["observation"], values["reward"]) for source in (folder, peer()))
     assert torch.equal(ours, theirs)
     assert imported(folder).data.dataset == "model"
+    assert imported(peer()).data.dataset == "DecisionTransformerModel"
 
 
 def test_pickled_weights_are_read_as_tensors_only(folder):

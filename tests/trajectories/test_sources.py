@@ -467,7 +467,7 @@ def test_any_damage_to_a_file_is_refused_or_harmless(data_format):
     name = record(data_format=data_format)
     file = max((path for path in folder_of(name).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     whole, random = file.read_bytes(), np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(25):
         damaged = np.frombuffer(whole, np.uint8).copy()
         where = random.integers(len(damaged), size=random.integers(1, 200))
         damaged[where] = random.integers(256, size=len(where))
