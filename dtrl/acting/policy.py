@@ -99,6 +99,7 @@ class Policy:
         self.observation_space, self.action_space = observation_space, action_space
         self.context, self.context_length = check_context(context, context_length, config, model.backbone.memory)
         self.decoding = decoding or DecodingConfig()
+        self.sampling = self.decoding if self.decoding.strategy == "sample" else DecodingConfig(strategy="sample")
         self.target_return = check_target(data.default_target_return if target_return is None else target_return)
         self.acted = next(f.name for f in model.fields if f.name == "action")
         names = [f.name for f in model.fields]
@@ -155,7 +156,7 @@ class Policy:
     ) -> tuple[Array, PolicyState]:
         """(action, state) for one observation (S,) or for B of them (B, S), under Stable-Baselines3's signature.
 
-        `episode_start` (B,) says which environments have just been reset. `deterministic=False` samples, as `decoding` says. The returned state is the
+        `episode_start` (B,) says which environments have just been reset. `deterministic=False` samples, as `decoding` says where that samples. The returned state is the
         given one, updated in place: add rewards to its `reward`."""
         observations, single = self.batch_of(observation)
         if state is None:
@@ -174,7 +175,7 @@ class Policy:
         self.advance(state, first)
         with torch.inference_mode():
             distribution = self.distribution(state, observations, first)
-            tokens = choose(distribution, self.decoding if not deterministic else GREEDY, state.generators)
+            tokens = choose(distribution, GREEDY if deterministic else self.sampling, state.generators)
             state.actions = self.to_actions(tokens)
         return (state.actions[0] if single else state.actions), state
 

@@ -77,15 +77,16 @@ class Transformer(Backbone):
         # load_state_dict(assign=True) replaces parameters too
         self.register_load_state_dict_post_hook(refer_again)  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Tensor, state: KeyValueState | None = None, read: Tensor | None = None) -> tuple[Tensor, KeyValueState | None]:
+    def forward(self, x: Tensor, state: KeyValueState | None = None, read: Tensor | slice | None = None) -> tuple[Tensor, KeyValueState | None]:
         length = x.shape[1]
         cache = None
         if state is None:
             positions = torch.arange(length, device=x.device)
             # a compiled forward builds its own: dynamo warns of a cache that it cannot see into
-            mask = visible(positions, positions, self.band) if torch.compiler.is_compiling() else known_mask(0, length, length, self.band, x.device)
+            known = known_mask if not torch.compiler.is_compiling() else known_mask.__wrapped__
+            mask = known(0, length, length, self.band, x.device, x.dtype)
         else:
-            positions, mask, cache = plan(state, length, self.band, x.device)
+            positions, mask, cache = plan(state, length, self.band, x.device, x.dtype)
         rotation = self.rotation(positions, x.dtype) if self.rotary else None
         last = len(self.blocks) - 1
         early = read if length > FEW_TOKENS else None
@@ -148,7 +149,7 @@ class Block(nn.Module):
         mask: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
         cache: "tuple[Cache, int] | None",
-        read: Tensor | None,
+        read: Tensor | slice | None,
     ) -> Tensor:
         """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere."""
         (attention_norm, mlp_norm), (_, projection) = self.norms, self.weights
@@ -167,7 +168,7 @@ class Block(nn.Module):
         x = x + dropout(F.linear(mixed, *projection), rate)
         return x + dropout(self.mlp(mlp_norm(x)), rate)
 
-    def project(self, x: Tensor, read: Tensor | None) -> tuple[Tensor, Tensor]:
+    def project(self, x: Tensor, read: Tensor | slice | None) -> tuple[Tensor, Tensor]:
         """Queries (B, H, R, D/H), and keys with values (B, 2 · H_kv, L, D/H)."""
         batch, length, _ = x.shape
         weight, bias = self.weights[0]
@@ -280,7 +281,7 @@ class Cache:
         return keys_values[:, :, : self.used]
 
 
-def plan(state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device) -> tuple[Tensor, Tensor, Cache]:
+def plan(state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Cache]:
     """Positions of `new` tokens, the mask over the slots in use, and where the tokens go.
 
     A slot holds the newest token whose position leaves the slot's number when divided by the capacity; a position below zero marks a slot that
@@ -293,20 +294,26 @@ def plan(state: KeyValueState, new: int, band: tuple[int, int] | None, device: t
         slots: slice | Tensor = slice(first, first + new) if first + new <= capacity else (positions % capacity)[None].expand(len(state.lengths), -1)
         if length >= capacity:  # from here on masks repeat
             length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
-        return positions, known_mask(length, new, capacity, band, device), Cache(state, slots, used)
+        return positions, known_mask(length, new, capacity, band, device, dtype), Cache(state, slots, used)
     lengths = torch.from_numpy(state.lengths).to(device)[:, None]
     positions = lengths + torch.arange(new, device=device)
     newest = lengths + (new - 1)
     slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
-    return positions, visible(positions, slot_positions, band)[:, None], Cache(state, positions % capacity, used)
+    return positions, additive(visible(positions, slot_positions, band)[:, None], dtype), Cache(state, positions % capacity, used)
 
 
 @lru_cache(maxsize=1024)
-def known_mask(length: int, new: int, capacity: int, band: tuple[int, int] | None, device: torch.device) -> Tensor:
-    """(L, S) the mask of `new` tokens after `length` others, in a ring of `capacity` slots of which S are in use."""
-    positions = torch.arange(length, length + new, device=device)
-    newest = length + new - 1
-    return visible(positions, newest - (newest - torch.arange(min(capacity, newest + 1), device=device)) % capacity, band)
+def known_mask(length: int, new: int, capacity: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(L, S) the additive mask of `new` tokens after `length` others, in a ring of `capacity` slots of which S are in use."""
+    with torch.inference_mode(False):  # training may take it from the cache, and cannot use what was made in inference mode
+        positions = torch.arange(length, length + new, device=device)
+        newest = length + new - 1
+        return additive(visible(positions, newest - (newest - torch.arange(min(capacity, newest + 1), device=device)) % capacity, band), dtype)
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen and −∞ where it is not, to be added to the scores."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, -math.inf)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:
@@ -317,7 +324,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float)
     if grouped:
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
     scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(query.shape[-1]))
-    weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
+    weights = (scores + mask).softmax(dim=-1)
     return dropout(weights, rate) @ value
 
 

@@ -25,11 +25,11 @@ class Backbone(nn.Module, ABC):
     """Whether a token's output depends on earlier tokens at all."""
 
     @abstractmethod
-    def forward(self, x: Tensor, state: Any = None, read: Tensor | None = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any = None, read: Tensor | slice | None = None) -> tuple[Tensor, Any]:
         """(B, L, D) → (B, L, D), and the state after the L tokens.
 
         Without a `state` the sequences begin at x[:, 0]. With one, they go on where the state ends, which is then updated in place.
-        `read` (R,) names the positions of x whose outputs are wanted: the result is (B, R, D), and what no wanted output depends on is
+        `read`, R indices or a slice, names the positions of x whose outputs are wanted: the result is (B, R, D), and what no wanted output depends on is
         not computed."""
 
     @abstractmethod

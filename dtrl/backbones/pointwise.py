@@ -18,7 +18,7 @@ class Pointwise(Backbone):
         self.activation = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, state: Any = None, read: Tensor | None = None) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, state: Any = None, read: Tensor | slice | None = None) -> tuple[Tensor, Any]:
         if read is not None:
             x = x[:, read]
         for block in self.blocks:

@@ -1,6 +1,6 @@
 """Honest numbers: evaluation at several target returns, intervals, reports and plots."""
 
-from dtrl.evaluation.evaluate import evaluate, play
+from dtrl.evaluation.protocol import evaluate, play
 from dtrl.evaluation.references import REFERENCE_RETURNS, Reference, reference_for
 from dtrl.evaluation.report import Report, TargetResult
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dtrl.acting import Policy
 from dtrl.errors import InputError
-from dtrl.evaluation.evaluate import evaluate
+from dtrl.evaluation.protocol import evaluate
 from dtrl.evaluation.plots import calibration_figure, sweep_figure
 from dtrl.evaluation.report import Report
 from dtrl.evaluation.video import record

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 
 from dtrl.backbones import Transformer, attention
-from dtrl.backbones.attention import attend, dropout, rotate, visible
+from dtrl.backbones.attention import additive, attend, dropout, rotate, visible
 from dtrl.backbones.base import ACTIVATIONS
 
 B, H, L, S, W = 2, 4, 5, 7, 6
@@ -86,20 +86,20 @@ def rate(request, monkeypatch):
 def test_attention_is_the_softmax_written_out(kv_heads, rate):
     inputs, mask = query_key_value(kv_heads), some_mask()
     expected = softmax_by_hand(*inputs, mask)
-    torch.testing.assert_close(attend(*inputs, mask, rate), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(attend(*inputs, additive(mask, torch.float64), rate), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_attention_is_torchs_own(rate):
     query, key, value = query_key_value()
     expected = F.scaled_dot_product_attention(query, key, value, attn_mask=some_mask())
-    torch.testing.assert_close(attend(query, key, value, some_mask(), rate), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(attend(query, key, value, additive(some_mask(), torch.float64), rate), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_shared_heads_are_repeated_heads(kv_heads, rate):
     query, key, value = query_key_value(kv_heads)
     repeated = [t.repeat_interleave(H // kv_heads, dim=1) for t in (key, value)]
-    ours, full = attend(query, key, value, some_mask(), rate), attend(query, *repeated, some_mask(), rate)
+    ours, full = attend(query, key, value, additive(some_mask(), torch.float64), rate), attend(query, *repeated, additive(some_mask(), torch.float64), rate)
     torch.testing.assert_close(ours, full, rtol=1e-12, atol=1e-12)
 
 
@@ -108,10 +108,10 @@ def test_attention_in_training_drops_weights_and_keeps_their_mean():
     torch.manual_seed(0)
     query, key, value = query_key_value()
     mask = some_mask()
-    dropped = torch.stack([attend(query, key, value, mask, 0.25) for _ in range(1_000)])
+    dropped = torch.stack([attend(query, key, value, additive(mask, query.dtype), 0.25) for _ in range(1_000)])
     deviation = dropped.std(dim=0)
     assert deviation.max() > 0.1
-    error = (dropped.mean(dim=0) - attend(query, key, value, mask, 0.0)).abs()
+    error = (dropped.mean(dim=0) - attend(query, key, value, additive(mask, query.dtype), 0.0)).abs()
     assert (error <= 6 * deviation / math.sqrt(1_000) + 1e-6).all()  # an output of a single key may have no deviation
 
 

@@ -88,7 +88,8 @@ class Rollout:
     def __init__(
         self, policy: Policy, vector: "VectorEnv[Any, Any, Any]", episodes: Sequence[Episode], deterministic: bool, on_episode: Callable[[int], object]
     ) -> None:
-        self.policy, self.vector, self.episodes, self.deterministic, self.on_episode = policy, vector, episodes, deterministic, on_episode
+        self.policy, self.episodes, self.deterministic, self.on_episode = policy, episodes, deterministic, on_episode
+        self.vector: Any = vector  # VectorEnv's own annotations leave out a list of seeds
         mode = vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.mode = AutoresetMode(mode) if not isinstance(mode, AutoresetMode) else mode
         self.waiting = deque(range(len(episodes)))
@@ -116,7 +117,7 @@ class Rollout:
             first, skipped = skipped.copy(), np.zeros(n, dtype=bool)
             if done.any():
                 last = self.last_observations(observations, done, info)
-                for row in np.flatnonzero(done):
+                for row in np.flatnonzero(done).tolist():
                     self.finish(row, last[row])
                     self.begin(row)
                 if self.mode == AutoresetMode.DISABLED:
