@@ -108,6 +108,7 @@ class Policy:
         self.after = [f.name for f in model.fields[cut:] if f.in_context]
         self.ages = np.array([1] * len(self.after) + [0] * len(self.before))
         self._anchor = next(model.parameters())
+        self._head, self._tokenizer = model.heads[self.acted], model.field(self.acted).tokenizer
         self._state: PolicyState | None = None
 
     @property
@@ -183,9 +184,11 @@ class Policy:
         """Move returns-to-go and timesteps to this step: R ← (R − r) / γ, the target where an episode begins."""
         if not self.data.delayed:  # trained on whole returns until the last step, it must see the whole target too
             state.returns_to_go = (state.returns_to_go - state.reward) / self.data.discount
-        state.returns_to_go = np.where(first, state.target_returns, state.returns_to_go)
-        state.timesteps = np.where(first, 0, state.timesteps + 1)
-        state.reward = np.zeros_like(state.reward)
+        state.timesteps = state.timesteps + 1
+        if first.any():
+            state.returns_to_go = np.where(first, state.target_returns, state.returns_to_go)
+            state.timesteps = np.where(first, 0, state.timesteps)
+        state.reward = np.zeros(len(first))
 
     def distribution(self, state: PolicyState, observations: Array, first: npt.NDArray[np.bool_]) -> Distribution:
         """The model's distribution of the action token, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ]."""
@@ -204,14 +207,14 @@ class Policy:
             x[rows] = x[rows].roll(-len(self.after), dims=1)
             counts -= first * len(self.after)
         hidden = state.context.step(x, counts, first)
-        return model.heads[self.acted](hidden.unsqueeze(1))  # type: ignore[no-any-return]
+        return self._head(hidden.unsqueeze(1))  # type: ignore[no-any-return]
 
     def to_actions(self, tokens: Tensor) -> Array:
         """(B, 1) ids or (B, 1, A) vectors → (B,) or (B, A) actions inside the action space, in its dtype."""
-        decoded = self.model.tokenizers[self.acted].decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()  # type: ignore[operator]
+        decoded = self._tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()
         space = self.action_space
         if isinstance(space, spaces.Box):
-            return np.asarray(np.clip(decoded, space.low, space.high), dtype=space.dtype)
+            return np.asarray(np.minimum(np.maximum(decoded, space.low), space.high), dtype=space.dtype)
         return np.asarray(decoded, dtype=np.int64)
 
     def batch_of(self, observation: Array | int) -> tuple[Array, bool]:

@@ -19,6 +19,8 @@ def choose(distribution: Distribution, config: DecodingConfig, generators: Seque
     """Tokens (B, …) from a distribution of batch shape (B, …); `generators` has one for each row, and none is used when greedy.
 
     Raises InputError where top-k, top-p or min-p is asked of a continuous distribution, which has no list of tokens to cut."""
+    if config.strategy == "greedy":  # which allows no cuts
+        return distribution.mode
     if not isinstance(distribution, Categorical):
         cuts = [name for name, (_, off) in PROCESSORS.items() if name != "temperature" and getattr(config, name) != off]
         if cuts:

@@ -56,9 +56,9 @@ class Continuous(Tokenizer):
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, d), or (B, T) when d is 1 → (B, T, 1, d)."""
-        if x.dim() == 2:
-            x = x.unsqueeze(-1)
-        return ((x.to(self.shift.dtype) - self.shift) / self.scale).unsqueeze(-2)
+        shift = self.shift
+        x = x.to(shift.dtype) - shift if x.dim() == 3 else x.to(shift.dtype).unsqueeze(-1) - shift
+        return (x / self.scale).unsqueeze(-2)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, T, 1, d) → (B, T, d)."""
