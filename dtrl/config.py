@@ -21,7 +21,9 @@ class DataConfig:
     discount: float = option(1.0, "discount γ of the returns-to-go; 1 is the published Decision Transformer")
     delayed: bool = option(False, "move every reward to the end of its episode (the paper's delayed-reward setting)")
     short_episodes: str = option(
-        "refuse", "episodes of 0 or 1 steps: refuse the dataset, skip them, or keep those of 1", ("refuse", "skip", "keep")
+        "refuse",
+        "episodes of 0 or 1 steps: refuse the dataset, skip them, or keep those of 1",
+        ("refuse", "skip", "keep"),
     )
 
     def __post_init__(self) -> None:
@@ -34,7 +36,9 @@ class DataConfig:
 class ModelConfig:
     """What is trained. Saved with every policy, and all that is needed to build the same network again."""
 
-    preset: str = option("dt", "the method: dt (Decision Transformer), bc (behaviour cloning), filtered_bc (cloning the best episodes)")
+    preset: str = option(
+        "dt", "the method: dt (Decision Transformer), bc (behaviour cloning), filtered_bc (cloning the best episodes)"
+    )
     context_length: int = option(20, "steps the model looks back, K; 20 in the paper's MuJoCo experiments")
     attention: str = option(
         "window",
@@ -45,7 +49,9 @@ class ModelConfig:
     width: int = option(128, "width of a token, D")
     layers: int = option(3, "transformer layers")
     heads: int = option(1, "attention heads; 1 in the paper's MuJoCo experiments")
-    kv_heads: int | None = option(None, "key and value heads (grouped-query attention); as many as heads when not given")
+    kv_heads: int | None = option(
+        None, "key and value heads (grouped-query attention); as many as heads when not given"
+    )
     activation: str = option("relu", "activation of the gpt2 trunk", ("relu", "gelu"))
     dropout: float = option(0.1, "dropout of embeddings, attention and residual branches")
     head: str = option(
@@ -53,18 +59,28 @@ class ModelConfig:
         "distribution of the action: auto is deterministic for Box and categorical for Discrete",
         ("auto", "deterministic", "gaussian", "tanh_gaussian", "categorical"),
     )
-    timestep_embedding: bool | None = option(None, "add a learned embedding of the timestep; by default gpt2 does and modern does not")
-    max_timestep: int | None = option(None, "rows of the timestep table; by default the longest episode of the data or the env's limit")
-    return_scale: float | None = option(None, "the return token carries return-to-go / return_scale; by default a quarter of the largest |return-to-go|")
+    timestep_embedding: bool | None = option(
+        None, "add a learned embedding of the timestep; by default gpt2 does and modern does not"
+    )
+    max_timestep: int | None = option(
+        None, "rows of the timestep table; by default the longest episode of the data or the env's limit"
+    )
+    return_scale: float | None = option(
+        None, "the return token carries return-to-go / return_scale; by default a quarter of the largest |return-to-go|"
+    )
     top_fraction: float = option(0.1, "filtered_bc: the share of episodes with the highest returns that is cloned")
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_positive(self, "context_length", "width", "layers", "heads", "kv_heads", "max_timestep", "return_scale")
         if self.width % self.heads:
-            raise InputError(f"width {self.width} is not a multiple of heads {self.heads}; choose a width that the heads divide.")
+            raise InputError(
+                f"width {self.width} is not a multiple of heads {self.heads}; choose a width that the heads divide."
+            )
         if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise InputError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}; choose kv_heads that divides heads.")
+            raise InputError(
+                f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}; choose kv_heads that divides heads."
+            )
         if self.trunk == "modern" and self.width // self.heads % 2:
             raise InputError(
                 f"trunk modern turns the entries of a head in pairs, and width {self.width} gives each of the heads {self.heads} an odd number; "
@@ -73,7 +89,9 @@ class ModelConfig:
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is outside [0, 1); 0 turns it off.")
         if not 0 < self.top_fraction <= 1:
-            raise InputError(f"top_fraction {self.top_fraction} is outside (0, 1]; 0.1 clones the best tenth of the episodes.")
+            raise InputError(
+                f"top_fraction {self.top_fraction} is outside (0, 1]; 0.1 clones the best tenth of the episodes."
+            )
 
 
 @dataclass(frozen=True)
@@ -84,10 +102,18 @@ class TrainingConfig:
     batch_size: int = option(64, "windows in one update, B")
     learning_rate: float = option(1e-3, "peak learning rate of AdamW; the paper uses 1e-4 over 100,000 updates")
     weight_decay: float = option(1e-4, "weight decay of AdamW")
-    warmup_updates: int | None = option(None, "updates of linear warm-up; by default a tenth of `updates`, at most 10,000")
-    schedule: str = option("constant", "learning rate after the warm-up: constant (as published) or cosine (to a tenth of the peak)", ("constant", "cosine"))
+    warmup_updates: int | None = option(
+        None, "updates of linear warm-up; by default a tenth of `updates`, at most 10,000"
+    )
+    schedule: str = option(
+        "constant",
+        "learning rate after the warm-up: constant (as published) or cosine (to a tenth of the peak)",
+        ("constant", "cosine"),
+    )
     gradient_clip: float = option(0.25, "largest norm of the gradient")
-    gradient_accumulation: int = option(1, "pieces in which one batch is computed, for less memory; the update stays the same")
+    gradient_accumulation: int = option(
+        1, "pieces in which one batch is computed, for less memory; the update stays the same"
+    )
     sampling: str = option(
         "episode",
         "how a window is drawn: every episode alike (episode), every step alike as published (step), episodes by the rank of their return (return)",
@@ -104,7 +130,15 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_positive(
-            self, "updates", "batch_size", "learning_rate", "gradient_clip", "gradient_accumulation", "log_every", "checkpoint_every", "keep_checkpoints"
+            self,
+            "updates",
+            "batch_size",
+            "learning_rate",
+            "gradient_clip",
+            "gradient_accumulation",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
         )
         if self.batch_size % self.gradient_accumulation:
             raise InputError(
@@ -136,9 +170,15 @@ class DecodingConfig:
             raise InputError(f"top_p {self.top_p} is outside (0, 1]; 1 keeps all actions.")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p {self.min_p} is outside [0, 1]; 0 keeps all actions.")
-        filters = [name for name, off in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)) if getattr(self, name) != off]
+        filters = [
+            name
+            for name, off in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
+            if getattr(self, name) != off
+        ]
         if self.strategy == "greedy" and [name for name in filters if name != "temperature" or self.temperature != 0]:
-            raise InputError(f"strategy greedy takes the mode and has no use for {', '.join(filters)}; add --strategy sample, or leave it out.")
+            raise InputError(
+                f"strategy greedy takes the mode and has no use for {', '.join(filters)}; add --strategy sample, or leave it out."
+            )
 
     @property
     def greedy(self) -> bool:
@@ -153,7 +193,9 @@ def check_choices(config: Any) -> None:
     for f in fields(config):
         value, choices = getattr(config, f.name), f.metadata.get("choices")
         if choices and value not in choices:
-            raise InputError(f"{f.name} {value!r} is unknown: {did_you_mean(str(value), choices)} (one of {', '.join(choices)}).")
+            raise InputError(
+                f"{f.name} {value!r} is unknown: {did_you_mean(str(value), choices)} (one of {', '.join(choices)})."
+            )
         if value is None and f.default is None:
             continue
         wanted = plain_type(f)
@@ -172,7 +214,9 @@ def check_positive(config: Any, *names: str) -> None:
 
 def plain_type(f: "dataclasses.Field[Any]") -> type:
     """The type of an option that is not None: `int` for `int | None`."""
-    kinds: list[type] = [t for t in getattr(f.type, "__args__", (f.type,)) if isinstance(t, type) and t is not type(None)]
+    kinds: list[type] = [
+        t for t in getattr(f.type, "__args__", (f.type,)) if isinstance(t, type) and t is not type(None)
+    ]
     return kinds[0]
 
 

@@ -7,7 +7,7 @@ class InputError(ValueError):
 
 
 def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
-    """" Did you mean 'x'?" for the known name nearest to `name`, or the list of known names; made to end a message."""
+    """The words "did you mean x?" for the known name nearest to `name`, or the list of known names: the end of a message."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -54,7 +54,9 @@ def fill(stream: BinaryIO, content: Content) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be written ({error.strerror or error}); free some space, or choose another place.")
+    return InputError(
+        f"{path} cannot be written ({error.strerror or error}); free some space, or choose another place."
+    )
 
 
 def sync_folder(folder: Path) -> None:

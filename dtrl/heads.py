@@ -115,4 +115,9 @@ class Categories(nn.Module):
         return Categorical(logits=F.log_softmax(self.logits(hidden), dim=-1), validate_args=False)
 
 
-HEADS: dict[str, type[nn.Module]] = {"deterministic": Deterministic, "gaussian": Gaussian, "tanh_gaussian": TanhGaussian, "categorical": Categories}
+HEADS: dict[str, type[nn.Module]] = {
+    "deterministic": Deterministic,
+    "gaussian": Gaussian,
+    "tanh_gaussian": TanhGaussian,
+    "categorical": Categories,
+}

@@ -18,7 +18,6 @@ from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
 from dtrl.windows import FIELD_COLUMNS
 
-
 LARGEST_RETURN_TOKEN = 4.0
 """What the largest return-to-go of the data becomes by default. The paper's scale of 1000 gives Hopper's expert 3.6."""
 
@@ -58,7 +57,9 @@ def bc(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
         Field("action", action_tokenizer(action_space), loss_weight=1.0, in_context=False),
     ]
     backbone = Pointwise(config.width, config.layers, config.dropout, config.activation)
-    return SequenceModel(fields, backbone, {"action": action_head(config, action_space)}, width=config.width, normalize=False)
+    return SequenceModel(
+        fields, backbone, {"action": action_head(config, action_space)}, width=config.width, normalize=False
+    )
 
 
 PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {"dt": dt, "bc": bc, "filtered_bc": bc}

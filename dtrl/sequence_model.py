@@ -82,7 +82,9 @@ class SequenceModel(nn.Module):
             if f.in_context:
                 slot += f.tokenizer.num_tokens
             elif f.tokenizer.num_tokens != 1:
-                raise ValueError(f"field {f.name!r} has {f.tokenizer.num_tokens} tokens a step and is not in context; only a single token can be predicted so")
+                raise ValueError(
+                    f"field {f.name!r} has {f.tokenizer.num_tokens} tokens a step and is not in context; only a single token can be predicted so"
+                )
         return slots
 
     def field(self, name: str) -> Field:
@@ -110,10 +112,16 @@ class SequenceModel(nn.Module):
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
         reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
         read = torch.cat([r.flatten() for r in reads.values()])
-        end = (steps - 1) * self.tokens_per_step + max(self.slots[name] + self.tokenizers[name].num_tokens for name in self.heads)  # type: ignore[operator]
-        hidden, _ = self.backbone(x[:, : max(1, end - 1)], read=read)  # what follows the last token that is read cannot reach it
+        end = (steps - 1) * self.tokens_per_step + max(
+            self.slots[name] + self.tokenizers[name].num_tokens for name in self.heads
+        )  # type: ignore[operator]
+        hidden, _ = self.backbone(
+            x[:, : max(1, end - 1)], read=read
+        )  # what follows the last token that is read cannot reach it
         pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
-        return {name: self.heads[name](h.unflatten(1, reads[name].shape)) for name, h in zip(reads, pieces, strict=True)}
+        return {
+            name: self.heads[name](h.unflatten(1, reads[name].shape)) for name, h in zip(reads, pieces, strict=True)
+        }
 
     def read_positions(self, name: str, steps: int, device: torch.device) -> Tensor:
         """(K, n) the positions whose hidden vectors predict the field's tokens: each the one before the token's own.
@@ -129,7 +137,11 @@ class SequenceModel(nn.Module):
 
         Padding may hold anything, even NaN: its weight in attention and loss is 0, and 0 · NaN is NaN, so it is cleared first."""
         batch = batch.cleared()
-        total, weight, by_field = batch.timesteps.new_zeros((), dtype=torch.float32), batch.timesteps.new_zeros((), dtype=torch.float32), {}
+        total, weight, by_field = (
+            batch.timesteps.new_zeros((), dtype=torch.float32),
+            batch.timesteps.new_zeros((), dtype=torch.float32),
+            {},
+        )
         for name, distribution in self(batch).items():
             f = self.field(name)
             target = f.tokenizer.encode(batch.values[name])
@@ -140,13 +152,21 @@ class SequenceModel(nn.Module):
             count = valid.sum()
             total = total + f.loss_weight * surprise.sum()
             weight = weight + f.loss_weight * count
-            by_field[name] = (surprise.sum().detach(), torch.where(valid, mode_error(distribution, target), 0.0).sum().detach(), count)
+            by_field[name] = (
+                surprise.sum().detach(),
+                torch.where(valid, mode_error(distribution, target), 0.0).sum().detach(),
+                count,
+            )
         return Loss(total, weight, by_field)
 
 
 def embedding(tokenizer: Tokenizer, width: int) -> nn.Module:
     """Ids through a table, real vectors through a linear map."""
-    return nn.Linear(tokenizer.token_width, width) if tokenizer.vocab_size is None else nn.Embedding(tokenizer.vocab_size, width)
+    return (
+        nn.Linear(tokenizer.token_width, width)
+        if tokenizer.vocab_size is None
+        else nn.Embedding(tokenizer.vocab_size, width)
+    )
 
 
 def mode_error(distribution: Distribution, target: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class Windows:
     every step alike ("step"), every episode alike and then every step of it ("episode"), or an episode in proportion to its length times the
     rank of its return, 1 for the worst ("return")."""
 
-    def __init__(self, trajectories: Trajectories, length: int, batch_size: int, sampling: str = "step", seed: int = 0) -> None:
+    def __init__(
+        self, trajectories: Trajectories, length: int, batch_size: int, sampling: str = "step", seed: int = 0
+    ) -> None:
         self.trajectories = trajectories
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.columns = {field: getattr(trajectories, column) for field, column in FIELD_COLUMNS.items()}

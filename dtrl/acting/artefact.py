@@ -35,18 +35,28 @@ def load_artefact(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); give the path of a run directory or of a saved policy.") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror or error}); give the path of a run directory or of a saved policy."
+        ) from error
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}); it was cut short or altered: restore it, or train again.") from error
+        raise InputError(
+            f"{path} is not a whole safetensors file ({error}); it was cut short or altered: restore it, or train again."
+        ) from error
     if KEY not in metadata or "sha256" not in metadata:
-        raise InputError(f"{path} was not written by dtrl: its header has no {KEY} document; give a run directory or a file made by policy.save.")
+        raise InputError(
+            f"{path} was not written by dtrl: its header has no {KEY} document; give a run directory or a file made by policy.save."
+        )
     if digest(tensors, metadata[KEY]) != metadata["sha256"]:
-        raise InputError(f"{path} does not match the sha256 in its header: it was altered after it was written; restore it, or train again.")
+        raise InputError(
+            f"{path} does not match the sha256 in its header: it was altered after it was written; restore it, or train again."
+        )
     document = json.loads(metadata[KEY])
     if document.get("format") != FORMAT:
-        raise InputError(f"{path} has format {document.get('format')}, and this dtrl reads format {FORMAT}; use the dtrl that wrote it ({document.get('dtrl')}).")
+        raise InputError(
+            f"{path} has format {document.get('format')}, and this dtrl reads format {FORMAT}; use the dtrl that wrote it ({document.get('dtrl')})."
+        )
     return tensors, document
 
 

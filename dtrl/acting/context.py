@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from dtrl.backbones import Backbone
-from dtrl.backbones.attention import KeyValueState
+from dtrl.backbones.cache import KeyValueState
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError
-
 
 Counts = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.bool_]
@@ -167,16 +166,21 @@ def check_context(kind: str | None, length: int | None, config: ModelConfig, mem
         return "window", 1
     if kind not in exact:
         reason = {
-            "window": "it was trained on windows of its context length, and from the second layer on a longer-lived cache remembers steps that have left the window",
+            "window": "it was trained on windows of its context length, and from the second layer on a cache that lives longer "
+            "remembers steps that have left the window",
             "banded": "it was trained with banded attention, whose layers reach further back than one window",
             "full": "it was trained on whole episodes from their first step, and never saw a window that begins later",
         }[config.attention]
-        raise InputError(f"context {kind} is not exact for a model with {config.attention} attention: {reason}; use {' or '.join(exact)}.")
+        raise InputError(
+            f"context {kind} is not exact for a model with {config.attention} attention: {reason}; use {' or '.join(exact)}."
+        )
     trained = config.context_length
     if length is not None and (length > trained or length < 1):
         raise InputError(f"context length {length} is outside 1 … {trained}, the lengths this model was trained for.")
     if length is not None and length != trained and config.attention != "window":
-        raise InputError(f"context length {length} differs from the {trained} steps of this model's {config.attention} attention, which are a part of it.")
+        raise InputError(
+            f"context length {length} differs from the {trained} steps of this model's {config.attention} attention, which are a part of it."
+        )
     return kind, length or trained
 
 

@@ -19,8 +19,12 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
     name, kwargs = spec["id"], spec["kwargs"]
     if name not in gymnasium.registry:
         near = did_you_mean(name, list(gymnasium.registry))
-        hint = near if near.startswith("did you mean") else "give another with env."  # all the known ones would fill a page
-        raise InputError(f"environment {name!r} is not registered with Gymnasium: import the package that registers it, or {hint}")
+        hint = (
+            near if near.startswith("did you mean") else "give another with env."
+        )  # all the known ones would fill a page
+        raise InputError(
+            f"environment {name!r} is not registered with Gymnasium: import the package that registers it, or {hint}"
+        )
     registered = gymnasium.registry[name]
     if "entry_point" in spec and spec["entry_point"] != registered.entry_point:
         raise InputError(
@@ -28,15 +32,22 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
             "environment yourself, or give another with env."
         )
     if spec.get("additional_wrappers"):
-        wrappers = ", ".join(str(w.get("name", w)) if isinstance(w, dict) else str(w) for w in spec["additional_wrappers"])
-        raise InputError(f"the data were recorded through wrappers ({wrappers}), which dtrl does not build from a dataset; make the environment yourself and give it with env.")
+        wrappers = ", ".join(
+            str(w.get("name", w)) if isinstance(w, dict) else str(w) for w in spec["additional_wrappers"]
+        )
+        raise InputError(
+            f"the data were recorded through wrappers ({wrappers}), which dtrl does not build from a dataset; "
+            "make the environment yourself and give it with env."
+        )
     if "max_episode_steps" in spec and spec["max_episode_steps"] is not None:
         kwargs["max_episode_steps"] = spec["max_episode_steps"]
     kwargs.pop("render_mode", None)
     try:
         return gymnasium.make(name, render_mode=render_mode, **kwargs)
     except Exception as error:
-        raise InputError(f"environment {name} cannot be made ({type(error).__name__}: {' '.join(str(error).split())}).") from error
+        raise InputError(
+            f"environment {name} cannot be made ({type(error).__name__}: {' '.join(str(error).split())})."
+        ) from error
 
 
 def parse(env: str) -> dict[str, Any]:
@@ -48,7 +59,9 @@ def parse(env: str) -> dict[str, Any]:
         spec["kwargs"] = dict(spec.get("kwargs") or {})
         assert isinstance(spec["id"], str)
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise InputError("the environment that the data name is not an EnvSpec in JSON; give the environment's id with env.") from error
+        raise InputError(
+            "the environment that the data name is not an EnvSpec in JSON; give the environment's id with env."
+        ) from error
     return dict(spec)
 
 

@@ -47,7 +47,15 @@ class DataSummary:
     def of(cls, trajectories: Trajectories) -> "DataSummary":
         quantiles = np.quantile(trajectories.episode_returns, np.linspace(0, 1, 101))
         o = trajectories.origin
-        return cls(o.name, o.env_spec, o.reference, o.fingerprint, trajectories.discount, trajectories.delayed, tuple(float(q) for q in quantiles))
+        return cls(
+            o.name,
+            o.env_spec,
+            o.reference,
+            o.fingerprint,
+            trajectories.discount,
+            trajectories.delayed,
+            tuple(float(q) for q in quantiles),
+        )
 
     @property
     def default_target_return(self) -> float:
@@ -122,26 +130,41 @@ class Policy:
 
     def variant(self, **changes: Any) -> "Policy":
         """The same model, acting otherwise: context, context_length, decoding, target_return."""
-        rest = {"context": self.context, "context_length": self.context_length, "decoding": self.decoding, "target_return": self.target_return, **changes}
+        rest = {
+            "context": self.context,
+            "context_length": self.context_length,
+            "decoding": self.decoding,
+            "target_return": self.target_return,
+            **changes,
+        }
         if "context" in changes and "context_length" not in changes:
             rest["context_length"] = None
         if not self.model.backbone.memory:
             rest["context_length"] = None
-        return Policy(self.model, self.config, self.observation_space, self.action_space, self.data, updates=self.updates, **rest)
+        return Policy(
+            self.model, self.config, self.observation_space, self.action_space, self.data, updates=self.updates, **rest
+        )
 
     # acting
 
     def initial_state(
-        self, num_envs: int = 1, target_returns: float | Sequence[float] | Array | None = None, generators: Sequence[np.random.Generator] | None = None
+        self,
+        num_envs: int = 1,
+        target_returns: float | Sequence[float] | Array | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
     ) -> PolicyState:
         """The state before the first observation of `num_envs` environments, with one target return for all or one each."""
         targets = np.asarray(self.target_return if target_returns is None else target_returns, dtype=np.float64)
         for target in targets.flat:
             check_target(float(target))
         if targets.ndim and targets.shape != (num_envs,):
-            raise InputError(f"{targets.size} target returns were given for {num_envs} environments; give one, or one for each.")
+            raise InputError(
+                f"{targets.size} target returns were given for {num_envs} environments; give one, or one for each."
+            )
         shape, dtype = column_layout(self.action_space)
-        context = CONTEXTS[self.context](self.model.backbone, num_envs, self.context_length, self.model.tokens_per_step, self.model.width)
+        context = CONTEXTS[self.context](
+            self.model.backbone, num_envs, self.context_length, self.model.tokens_per_step, self.model.width
+        )
         return PolicyState(
             context,
             np.broadcast_to(targets, (num_envs,)).copy(),
@@ -153,24 +176,34 @@ class Policy:
         )
 
     def predict(
-        self, observation: Array | int, state: PolicyState | None = None, episode_start: Array | None = None, deterministic: bool = True
+        self,
+        observation: Array | int,
+        state: PolicyState | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = True,
     ) -> tuple[Array, PolicyState]:
         """(action, state) for one observation (S,) or for B of them (B, S), under Stable-Baselines3's signature.
 
-        `episode_start` (B,) says which environments have just been reset. `deterministic=False` samples, as `decoding` says where that samples. The returned state is the
-        given one, updated in place: add rewards to its `reward`."""
+        `episode_start` (B,) says which environments have just been reset. `deterministic=False` samples, as `decoding` says
+        where that samples. The returned state is the given one, updated in place: add rewards to its `reward`."""
         observations, single = self.batch_of(observation)
         if state is None:
             state = self.initial_state(len(observations))
         elif not isinstance(state, PolicyState):
-            raise InputError(f"state is a {type(state).__name__}; pass the state that the last call of predict returned, or None to begin.")
+            raise InputError(
+                f"state is a {type(state).__name__}; pass the state that the last call of predict returned, or None to begin."
+            )
         if len(observations) != len(state.timesteps):
-            raise InputError(f"{len(observations)} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state.")
+            raise InputError(
+                f"{len(observations)} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state."
+            )
         first = np.full(len(observations), not state.started)
         if episode_start is not None:
             starts = np.atleast_1d(np.asarray(episode_start, dtype=bool))
             if starts.shape not in ((1,), first.shape):
-                raise InputError(f"episode_start has shape {starts.shape}, and there are {len(first)} observations; give one claim for each.")
+                raise InputError(
+                    f"episode_start has shape {starts.shape}, and there are {len(first)} observations; give one claim for each."
+                )
             first = first | starts
         state.started = True
         self.advance(state, first)
@@ -222,21 +255,32 @@ class Policy:
         shape, dtype = column_layout(self.observation_space)
         if isinstance(observation, (tuple, dict)):
             raise InputError(
-                f"observation is a {type(observation).__name__}, and the policy's space is {self.observation_space}; Gymnasium's reset returns (observation, info): pass only the first."
+                f"observation is a {type(observation).__name__}, and the policy's space is {self.observation_space}; "
+                "Gymnasium's reset returns (observation, info): pass only the first."
             )
         try:
             values = np.asarray(observation).astype(dtype, casting="same_kind", copy=False)
         except (TypeError, ValueError) as error:
-            raise InputError(f"observation {str(observation)[:80]!r} does not fit {self.observation_space} ({error}); give an array of its numbers.") from error
+            raise InputError(
+                f"observation {str(observation)[:80]!r} does not fit {self.observation_space} ({error}); give an array of its numbers."
+            ) from error
         single = values.shape == shape
         if single:
             values = values[None]
         if values.shape[1:] != shape or values.ndim != len(shape) + 1:
-            raise InputError(f"observations have shape {values.shape}, and the policy was trained on {self.observation_space}; give {shape}, or a batch of them.")
-        if isinstance(self.observation_space, spaces.Discrete) and not all(self.observation_space.contains(v) for v in values):
-            raise InputError(f"observations {values.tolist()} are not all in {self.observation_space}, on which the policy was trained.")
+            raise InputError(
+                f"observations have shape {values.shape}, and the policy was trained on {self.observation_space}; give {shape}, or a batch of them."
+            )
+        if isinstance(self.observation_space, spaces.Discrete) and not all(
+            self.observation_space.contains(v) for v in values
+        ):
+            raise InputError(
+                f"observations {values.tolist()} are not all in {self.observation_space}, on which the policy was trained."
+            )
         if values.dtype == np.float32 and not np.isfinite(values).all():
-            raise InputError(f"the observation of environment {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinity; the environment is at fault.")
+            raise InputError(
+                f"the observation of environment {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinity; the environment is at fault."
+            )
         return values, single
 
     def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
@@ -293,8 +337,13 @@ class Policy:
             config = ModelConfig(**document["model"])
             data = document["data"]
             reference = tuple(data["reference"]) if data["reference"] else None
-            summary = DataSummary(**{**data, "reference": reference, "return_quantiles": tuple(data["return_quantiles"])})
-            observation_space, action_space = space_from_json(document["observation_space"]), space_from_json(document["action_space"])
+            summary = DataSummary(
+                **{**data, "reference": reference, "return_quantiles": tuple(data["return_quantiles"])}
+            )
+            observation_space, action_space = (
+                space_from_json(document["observation_space"]),
+                space_from_json(document["action_space"]),
+            )
             check_space(observation_space, "observation", str(path))
             check_space(action_space, "action", str(path))
             model = build(config, observation_space, action_space)
@@ -302,7 +351,9 @@ class Policy:
             updates, target_return = int(document["updates"]), float(document["target_return"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{path} does not describe a policy this dtrl can build ({reason}); use the dtrl that wrote it ({document.get('dtrl')}).") from error
+            raise InputError(
+                f"{path} does not describe a policy this dtrl can build ({reason}); use the dtrl that wrote it ({document.get('dtrl')})."
+            ) from error
         acting.setdefault("target_return", target_return)
         return cls(model, config, observation_space, action_space, summary, updates=updates, **acting)
 
@@ -312,7 +363,9 @@ GREEDY = DecodingConfig()
 
 def check_target(target: float) -> float:
     if not np.isfinite(target):
-        raise InputError(f"target return {target} is not finite; ask for a return such as those in `dtrl datasets show`.")
+        raise InputError(
+            f"target return {target} is not finite; ask for a return such as those in `dtrl datasets show`."
+        )
     return float(target)
 
 

@@ -58,9 +58,15 @@ def teacher_forced(policy: "Policy", episodes: Trajectories, batch: int = 64) ->
     out = []
     if whole:
         for start, end in zip(episodes.episode_starts, episodes.episode_ends, strict=True):
-            out.append(distribution_values(model(windows.gather(np.array([start])).to(policy.device))[policy.acted])[0, : end - start, 0])
+            out.append(
+                distribution_values(model(windows.gather(np.array([start])).to(policy.device))[policy.acted])[
+                    0, : end - start, 0
+                ]
+            )
         return torch.cat(out)
     for piece in np.array_split(np.arange(len(starts)), max(1, len(starts) // batch)):
         values = distribution_values(model(windows.gather(starts[piece]).to(policy.device))[policy.acted])
-        out.append(values[torch.arange(len(piece)), torch.from_numpy(np.arange(episodes.num_steps)[piece] - starts[piece]), 0])
+        out.append(
+            values[torch.arange(len(piece)), torch.from_numpy(np.arange(episodes.num_steps)[piece] - starts[piece]), 0]
+        )
     return torch.cat(out)

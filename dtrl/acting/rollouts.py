@@ -50,8 +50,14 @@ def rollout(
     first of a row cannot be seeded unless the mode is DISABLED); None stands for the environment of the policy's data. `on_episode(index)` is
     called as episodes end. Raises InputError where the environment's spaces are not the policy's, or it returns NaN."""
     if not episodes or (num_envs is not None and num_envs < 1):
-        raise InputError(f"there is no episode to play, or num_envs {num_envs} is not at least 1; give one episode or more.")
-    vector = env if isinstance(env, VectorEnv) else make_vector(env or policy.data.env_spec, min(num_envs or MAX_ENVS, len(episodes)))
+        raise InputError(
+            f"there is no episode to play, or num_envs {num_envs} is not at least 1; give one episode or more."
+        )
+    vector = (
+        env
+        if isinstance(env, VectorEnv)
+        else make_vector(env or policy.data.env_spec, min(num_envs or MAX_ENVS, len(episodes)))
+    )
     try:
         check_spaces(policy, vector)
         return Rollout(policy, vector, episodes, deterministic, on_episode).run()
@@ -63,9 +69,13 @@ def rollout(
 def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_envs: int) -> "VectorEnv[Any, Any, Any]":
     """`num_envs` copies of an environment in this process, never reset but on request."""
     if env is None:
-        raise InputError("the policy's data name no environment; give one with env (an id such as Hopper-v5, or a function that makes one).")
+        raise InputError(
+            "the policy's data name no environment; give one with env (an id such as Hopper-v5, or a function that makes one)."
+        )
     if isinstance(env, gymnasium.Env):
-        raise InputError("env is an environment, of which there can be no copies; give its id, or a function that makes one (lambda: gymnasium.make(…)).")
+        raise InputError(
+            "env is an environment, of which there can be no copies; give its id, or a function that makes one (lambda: gymnasium.make(…))."
+        )
     make = partial(make_environment, env) if isinstance(env, str) else env
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
@@ -86,7 +96,12 @@ class Rollout:
     """The state of one call of `rollout`: which episode each row plays, and what it has recorded."""
 
     def __init__(
-        self, policy: Policy, vector: "VectorEnv[Any, Any, Any]", episodes: Sequence[Episode], deterministic: bool, on_episode: Callable[[int], object]
+        self,
+        policy: Policy,
+        vector: "VectorEnv[Any, Any, Any]",
+        episodes: Sequence[Episode],
+        deterministic: bool,
+        on_episode: Callable[[int], object],
     ) -> None:
         self.policy, self.episodes, self.deterministic, self.on_episode = policy, episodes, deterministic, on_episode
         self.vector: Any = vector  # VectorEnv's own annotations leave out a list of seeds
@@ -108,7 +123,9 @@ class Rollout:
         while any(p is not None for p in self.playing):
             seen = np.array(observations, copy=True)
             self.arm(state, first)
-            actions, state = self.policy.predict(seen, state, episode_start=first | skipped, deterministic=self.deterministic)
+            actions, state = self.policy.predict(
+                seen, state, episode_start=first | skipped, deterministic=self.deterministic
+            )
             observations, rewards, terminated, truncated, info = self.vector.step(actions)
             self.check_rewards(rewards, state)
             self.record(seen, actions, rewards, terminated, truncated, ~skipped)
@@ -145,8 +162,16 @@ class Rollout:
                 state.target_returns[row] = self.episodes[index].target_return
                 state.generators[row] = np.random.default_rng([1, self.episodes[index].seed])
 
-    def record(self, observations: Array, actions: Array, rewards: Array, terminated: Array, truncated: Array, real: Array) -> None:
-        step = {"observations": observations, "actions": actions, "rewards": rewards, "terminations": terminated, "truncations": truncated}
+    def record(
+        self, observations: Array, actions: Array, rewards: Array, terminated: Array, truncated: Array, real: Array
+    ) -> None:
+        step = {
+            "observations": observations,
+            "actions": actions,
+            "rewards": rewards,
+            "terminations": terminated,
+            "truncations": truncated,
+        }
         for row, index in enumerate(self.playing):
             if index is not None and real[row]:
                 for name, values in step.items():
@@ -167,13 +192,17 @@ class Rollout:
             return
         record = self.records[row]
         self.finished[index] = {name: np.asarray(values) for name, values in record.items()}
-        self.finished[index]["observations"] = np.concatenate([self.finished[index]["observations"], np.asarray(last)[None]])
+        self.finished[index]["observations"] = np.concatenate(
+            [self.finished[index]["observations"], np.asarray(last)[None]]
+        )
         self.on_episode(index)
 
     def check_rewards(self, rewards: Array, state: PolicyState) -> None:
         if not np.isfinite(rewards).all():
             row = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise InputError(f"environment {row} returned the reward {rewards[row]} at step {state.timesteps[row]} (seed {self.seed_of(row)}); the environment is at fault.")
+            raise InputError(
+                f"environment {row} returned the reward {rewards[row]} at step {state.timesteps[row]} (seed {self.seed_of(row)}); the environment is at fault."
+            )
 
     def gathered(self) -> Trajectories:
         ordered = [self.finished[i] for i in range(len(self.episodes))]

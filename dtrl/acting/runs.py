@@ -1,13 +1,13 @@
 """The run directory: what is where, and which checkpoint is the newest good one.
 
-    RUN/config.toml                     every setting of the run
-    RUN/checkpoints/update-00001000/    one folder a checkpoint, renamed into place when it is whole
-        policy.safetensors              the policy (see `artefact`)
-        optimizer.safetensors           what training needs to go on
-        training.json
-        manifest.json                   sha256 of each of the files above
-    RUN/result.json                     written when training ends
-    RUN/events.out.tfevents.*           TensorBoard; RUN/progress.jsonl the same numbers as JSON lines"""
+RUN/config.toml                     every setting of the run
+RUN/checkpoints/update-00001000/    one folder a checkpoint, renamed into place when it is whole
+    policy.safetensors              the policy (see `artefact`)
+    optimizer.safetensors           what training needs to go on
+    training.json
+    manifest.json                   sha256 of each of the files above
+RUN/result.json                     written when training ends
+RUN/events.out.tfevents.*           TensorBoard; RUN/progress.jsonl the same numbers as JSON lines"""
 
 import hashlib
 import json
@@ -31,7 +31,9 @@ def load_policy(path: str | os.PathLike[str], **acting: Any) -> Policy:
     its files do not match their sha256."""
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist; give a run directory, or a file made by policy.save or `dtrl export`.")
+        raise InputError(
+            f"{path} does not exist; give a run directory, or a file made by policy.save or `dtrl export`."
+        )
     if path.is_dir():
         folder = path if (path / MANIFEST).exists() else newest_checkpoint(path)
         verify(folder)
@@ -54,7 +56,9 @@ def update_of(checkpoint: Path) -> int:
 def newest_checkpoint(run: Path) -> Path:
     found = checkpoints(run)
     if not found:
-        raise InputError(f"{run} holds no checkpoint; give the --logdir of a training run that has written one (`dtrl train DATASET --logdir {run}`).")
+        raise InputError(
+            f"{run} holds no checkpoint; give the --logdir of a training run that has written one (`dtrl train DATASET --logdir {run}`)."
+        )
     return found[-1]
 
 
@@ -78,7 +82,9 @@ def verify(folder: Path) -> None:
         files = json.loads(text)["files"]
         whole = manifest_text(files) == text
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest} cannot be read ({error}), so the checkpoint cannot be trusted; {remedy}") from error
+        raise InputError(
+            f"{manifest} cannot be read ({error}), so the checkpoint cannot be trusted; {remedy}"
+        ) from error
     if not whole:
         raise InputError(f"{manifest} was altered, so the checkpoint cannot be trusted; {remedy}")
     for name, expected in files.items():

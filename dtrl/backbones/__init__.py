@@ -2,8 +2,9 @@
 
 B sequences, L tokens, D width, H heads, C slots of a cache."""
 
-from dtrl.backbones.attention import KeyValueState, Transformer
+from dtrl.backbones.attention import Transformer
 from dtrl.backbones.base import Backbone
+from dtrl.backbones.cache import KeyValueState
 from dtrl.backbones.pointwise import Pointwise
 
 BACKBONES: dict[str, type[Backbone]] = {"attention": Transformer, "pointwise": Pointwise}

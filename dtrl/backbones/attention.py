@@ -2,47 +2,25 @@
 
 The attention pattern is a property of the model. Without a band a token sees every earlier token it is given; with a band of K steps it sees,
 at every layer, the tokens of its own step and of the K − 1 steps before it, so that a cache that forgets older steps is exact.
-
-The cache is a ring of C slots a sequence: the token at position p (counted from the episode's start) lies in slot p mod C. Each sequence has
-its own length, and a reset only sets that to 0; which slots are visible follows from lengths alone, so stale ones need no erasing."""
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtrl.backbones.base import ACTIVATIONS, Backbone
+from dtrl.backbones.cache import Cache, KeyValueState, known_mask, plan
 
 ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
 FEW_TOKENS = 8
 """Up to so many tokens, leaving out those that nobody reads costs more than computing them."""
-
-
-@dataclass
-class KeyValueState:
-    """Keys and values of the tokens a sequence may still look at."""
-
-    keys_values: Tensor
-    """(layers, B, 2 · H_kv, C, D/H): the heads' keys, rotated where the trunk rotates, then their values."""
-    lengths: npt.NDArray[np.int64]
-    """(B,) tokens since the beginning of the episode, forgotten ones included. On the host, where it steers which kernels run."""
-
-    @property
-    def capacity(self) -> int:
-        return self.keys_values.shape[3]
-
-    def uniform(self) -> int | None:
-        """The length of all rows where they agree: then slots are slices, and masks are known beforehand."""
-        first = int(self.lengths[0])
-        return first if len(self.lengths) == 1 or (self.lengths == first).all() else None
 
 
 class Transformer(Backbone):
@@ -69,15 +47,21 @@ class Transformer(Backbone):
         super().__init__()
         self.heads, self.kv_heads, self.head_width, self.band = heads, kv_heads or heads, width // heads, band
         self.rotary = trunk == "modern"
-        self.blocks = nn.ModuleList(Block(width, heads, self.kv_heads, trunk, activation, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, self.kv_heads, trunk, activation, dropout) for _ in range(layers)
+        )
         self.norm = make_norm(trunk, width)
         if self.rotary:
-            self.register_buffer("frequencies", ROPE_BASE ** -(torch.arange(0, self.head_width, 2) / self.head_width), persistent=False)
+            self.register_buffer(
+                "frequencies", ROPE_BASE ** -(torch.arange(0, self.head_width, 2) / self.head_width), persistent=False
+            )
         initialize(self, layers)
         # load_state_dict(assign=True) replaces parameters too
         self.register_load_state_dict_post_hook(refer_again)  # type: ignore[no-untyped-call]
 
-    def forward(self, x: Tensor, state: KeyValueState | None = None, read: Tensor | slice | None = None) -> tuple[Tensor, KeyValueState | None]:
+    def forward(
+        self, x: Tensor, state: KeyValueState | None = None, read: Tensor | slice | None = None
+    ) -> tuple[Tensor, KeyValueState | None]:
         length = x.shape[1]
         cache = None
         if state is None:
@@ -159,7 +143,9 @@ class Block(nn.Module):
         if rotation is not None:
             cos, sin = rotation
             query = rotate(query, cos if read is None else cos[:, :, read], sin if read is None else sin[:, :, read])
-            key_value = torch.cat([rotate(key_value[:, : self.kv_heads], cos, sin), key_value[:, self.kv_heads :]], dim=1)
+            key_value = torch.cat(
+                [rotate(key_value[:, : self.kv_heads], cos, sin), key_value[:, self.kv_heads :]], dim=1
+            )
         if cache is not None:
             key_value = cache[0].write(cache[1], key_value)
         rate = self.dropout if self.training else 0.0
@@ -250,70 +236,6 @@ def initialize(module: nn.Module, layers: int) -> None:
             nn.init.zeros_(parameter)
         elif parameter.dim() == 2:
             nn.init.normal_(parameter, std=0.02)
-
-
-def visible(queries: Tensor, keys: Tensor, band: tuple[int, int] | None) -> Tensor:
-    """(…, L, S) bool: which keys each query may see, from positions counted from the episode's start (a negative one marks an empty slot)."""
-    queries, keys = queries[..., :, None], keys[..., None, :]
-    seen = (keys >= 0) & (keys <= queries)
-    if band is not None:
-        steps, tokens = band
-        seen &= keys >= (queries // tokens - steps + 1) * tokens
-    return seen
-
-
-@dataclass
-class Cache:
-    """Where new tokens go, and which slots are then in use."""
-
-    state: KeyValueState
-    slots: slice | Tensor
-    used: int
-
-    def write(self, layer: int, new: Tensor) -> Tensor:
-        """Put keys and values (B, 2 · H_kv, L, D/H) of a layer into their slots; returns those of all slots in use, in slot order."""
-        keys_values = self.state.keys_values[layer]
-        if isinstance(self.slots, slice):
-            keys_values[:, :, self.slots] = new
-        else:
-            rows = torch.arange(len(new), device=new.device)[:, None]
-            keys_values[rows, :, self.slots] = new.transpose(1, 2)
-        return keys_values[:, :, : self.used]
-
-
-def plan(state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Cache]:
-    """Positions of `new` tokens, the mask over the slots in use, and where the tokens go.
-
-    A slot holds the newest token whose position leaves the slot's number when divided by the capacity; a position below zero marks a slot that
-    is still empty. Where all rows have the same length and the ring does not turn over, slots are a slice and the mask has been seen before."""
-    capacity, length = state.capacity, state.uniform()
-    used = min(capacity, int(state.lengths.max()) + new)
-    if length is not None:
-        positions = torch.arange(length, length + new, device=device)
-        first = length % capacity
-        slots: slice | Tensor = slice(first, first + new) if first + new <= capacity else (positions % capacity)[None].expand(len(state.lengths), -1)
-        if length >= capacity:  # from here on masks repeat
-            length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
-        return positions, known_mask(length, new, capacity, band, device, dtype), Cache(state, slots, used)
-    lengths = torch.from_numpy(state.lengths).to(device)[:, None]
-    positions = lengths + torch.arange(new, device=device)
-    newest = lengths + (new - 1)
-    slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
-    return positions, additive(visible(positions, slot_positions, band)[:, None], dtype), Cache(state, positions % capacity, used)
-
-
-@lru_cache(maxsize=1024)
-def known_mask(length: int, new: int, capacity: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(L, S) the additive mask of `new` tokens after `length` others, in a ring of `capacity` slots of which S are in use."""
-    with torch.inference_mode(False):  # training may take it from the cache, and cannot use what was made in inference mode
-        positions = torch.arange(length, length + new, device=device)
-        newest = length + new - 1
-        return additive(visible(positions, newest - (newest - torch.arange(min(capacity, newest + 1), device=device)) % capacity, band), dtype)
-
-
-def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a key is seen and −∞ where it is not, to be added to the scores."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, -math.inf)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:

@@ -24,7 +24,13 @@ def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None
         if kind is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **rest)
         else:
-            group.add_argument(flag, type=kind, choices=f.metadata["choices"] or None, metavar=None if f.metadata["choices"] else kind.__name__.upper(), **rest)
+            group.add_argument(
+                flag,
+                type=kind,
+                choices=f.metadata["choices"] or None,
+                metavar=None if f.metadata["choices"] else kind.__name__.upper(),
+                **rest,
+            )
 
 
 def given(arguments: argparse.Namespace, *configs: type) -> dict[str, Any]:
@@ -40,14 +46,18 @@ def read_config(path: Path | None) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a TOML file, such as RUN/config.toml.") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); give the path of a TOML file, such as RUN/config.toml."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}.") from error
     document.pop("dataset", None)
     settings: dict[str, Any] = {}
     for table, values in document.items():
         if table not in SECTIONS or not isinstance(values, dict):
-            raise InputError(f"{path} has {table!r} at its top, where only the tables {', '.join(SECTIONS)} belong; {did_you_mean(table, list(SECTIONS))}")
+            raise InputError(
+                f"{path} has {table!r} at its top, where only the tables {', '.join(SECTIONS)} belong; {did_you_mean(table, list(SECTIONS))}"
+            )
         known = [f.name for f in fields(SECTIONS[table])]
         for name, value in values.items():
             if name not in known:

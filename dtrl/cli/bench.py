@@ -13,12 +13,18 @@ WORK = {
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("bench", help="measure speed beside other implementations", description="Ratios against a named peer, interleaved in one run.")
+    parser = verbs.add_parser(
+        "bench",
+        help="measure speed beside other implementations",
+        description="Ratios against a named peer, interleaved in one run.",
+    )
     works = parser.add_subparsers(dest="work", metavar="WORK", required=True)
     for name, help in WORK.items():
         work = works.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
         work.set_defaults(run=run)
-        work.add_argument("--repetitions", type=int, default=30, metavar="N", help="timed repetitions of each side (default: 30)")
+        work.add_argument(
+            "--repetitions", type=int, default=30, metavar="N", help="timed repetitions of each side (default: 30)"
+        )
         add_json(work)
 
 

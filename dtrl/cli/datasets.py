@@ -8,18 +8,35 @@ from dtrl.config import DataConfig
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("datasets", help="list, inspect and make datasets", description="Offline datasets, in Minari's format.")
+    parser = verbs.add_parser(
+        "datasets", help="list, inspect and make datasets", description="Offline datasets, in Minari's format."
+    )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="datasets on this machine, and recipes that make others", description="Local datasets and recipes.")
+    listing = actions.add_parser(
+        "list", help="datasets on this machine, and recipes that make others", description="Local datasets and recipes."
+    )
     listing.set_defaults(run=run_list)
     add_json(listing)
-    show = actions.add_parser("show", help="what is in a dataset, with warnings", description="Spaces, counts, distributions, and what stands in the way of learning.")
+    show = actions.add_parser(
+        "show",
+        help="what is in a dataset, with warnings",
+        description="Spaces, counts, distributions, and what stands in the way of learning.",
+    )
     show.set_defaults(run=run_show)
     show.add_argument("dataset", metavar="ID", help="a Minari id, or a dataset's folder")
-    show.add_argument("--max-timestep", type=int, metavar="INT", help="length of the timestep table that a model will have (default: the env's limit)")
+    show.add_argument(
+        "--max-timestep",
+        type=int,
+        metavar="INT",
+        help="length of the timestep table that a model will have (default: the env's limit)",
+    )
     add_json(show)
     add_flags(show, DataConfig, "data")
-    make = actions.add_parser("make", help="make a dataset from a recipe", description="Train behaviour policies and record them, as a TOML recipe says.")
+    make = actions.add_parser(
+        "make",
+        help="make a dataset from a recipe",
+        description="Train behaviour policies and record them, as a TOML recipe says.",
+    )
     make.set_defaults(run=run_make)
     make.add_argument("recipe", metavar="RECIPE", help="a name from `dtrl datasets list`, or the path of a TOML file")
     make.add_argument("--as", dest="dataset_id", metavar="ID", help="id of the dataset (default: the recipe's)")
@@ -34,8 +51,19 @@ def run_list(arguments: argparse.Namespace) -> None:
     datasets = []
     for name, folder in local_datasets().items():
         metadata = read_metadata(folder)
-        datasets.append({"id": name, "episodes": metadata.get("total_episodes"), "steps": metadata.get("total_steps"), "description": metadata.get("description", "")})
-    recipes = [{"recipe": name, "makes": recipe.id, "description": recipe.description} for name in list_recipes() for recipe in [load_recipe(name)]]
+        datasets.append(
+            {
+                "id": name,
+                "episodes": metadata.get("total_episodes"),
+                "steps": metadata.get("total_steps"),
+                "description": metadata.get("description", ""),
+            }
+        )
+    recipes = [
+        {"recipe": name, "makes": recipe.id, "description": recipe.description}
+        for name in list_recipes()
+        for recipe in [load_recipe(name)]
+    ]
     print(f"datasets in {minari_root()}:")
     for d in datasets:
         print(f"  {d['id']:<28} {d['episodes']:>7,} episodes {d['steps']:>10,} steps  {d['description']}")
@@ -59,7 +87,9 @@ def run_make(arguments: argparse.Namespace) -> None:
     from dtrl.collect import load_recipe, make_dataset
     from dtrl.trajectories import describe, load_trajectories
 
-    dataset = make_dataset(load_recipe(arguments.recipe), dataset_id=arguments.dataset_id, overwrite=arguments.overwrite)
+    dataset = make_dataset(
+        load_recipe(arguments.recipe), dataset_id=arguments.dataset_id, overwrite=arguments.overwrite
+    )
     description = describe(load_trajectories(dataset))
     print(description.text())
     print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")

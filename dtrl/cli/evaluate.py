@@ -12,18 +12,39 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "evaluate",
         help="ask a policy for returns and measure what it achieves",
-        description="Play episodes for each target return, all at once, and print asked against achieved with 95 % intervals.".replace("%", "%%"),
+        description="Play episodes for each target return, all at once, and print asked against achieved with 95 % intervals.".replace(
+            "%", "%%"
+        ),
     )
     parser.set_defaults(run=run)
     parser.add_argument("policy", metavar="RUN", help="a run directory, a checkpoint's folder, or a saved policy")
-    parser.add_argument("--target-returns", type=float, nargs="+", metavar="R", help="returns to ask for (default: the 95 %% quantile of the data)")
+    parser.add_argument(
+        "--target-returns",
+        type=float,
+        nargs="+",
+        metavar="R",
+        help="returns to ask for (default: the 95 %% quantile of the data)",
+    )
     parser.add_argument("--episodes", type=int, default=20, metavar="N", help="episodes for each target (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the episodes; the same for every target (default: 0)")
-    parser.add_argument("--num-envs", type=int, metavar="N", help="rows of the vector environment (default: as many as episodes, at most 64)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of the episodes; the same for every target (default: 0)"
+    )
+    parser.add_argument(
+        "--num-envs",
+        type=int,
+        metavar="N",
+        help="rows of the vector environment (default: as many as episodes, at most 64)",
+    )
     parser.add_argument("--env", metavar="ID", help="another environment with the same spaces (default: the data's)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
-    parser.add_argument("--context", choices=("window", "block", "banded", "full"), help="what the policy looks back on (default: as it was trained)")
-    parser.add_argument("--context-length", type=int, metavar="K", help="steps it looks back (default: as it was trained)")
+    parser.add_argument(
+        "--context",
+        choices=("window", "block", "banded", "full"),
+        help="what the policy looks back on (default: as it was trained)",
+    )
+    parser.add_argument(
+        "--context-length", type=int, metavar="K", help="steps it looks back (default: as it was trained)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw asked against achieved")
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode of the first target")
     add_json(parser)
@@ -38,8 +59,18 @@ def run(arguments: argparse.Namespace) -> None:
 
     decoding = DecodingConfig(**given(arguments, DecodingConfig))
     device = choose_device(arguments.device)
-    policy = load_policy(arguments.policy, context=arguments.context, context_length=arguments.context_length, decoding=decoding).to(device)
-    report = evaluate(policy, arguments.target_returns, arguments.episodes, arguments.seed, arguments.num_envs, env=arguments.env, progress=True)
+    policy = load_policy(
+        arguments.policy, context=arguments.context, context_length=arguments.context_length, decoding=decoding
+    ).to(device)
+    report = evaluate(
+        policy,
+        arguments.target_returns,
+        arguments.episodes,
+        arguments.seed,
+        arguments.num_envs,
+        env=arguments.env,
+        progress=True,
+    )
     print(report.table())
     if arguments.json is not None:
         report.to_json(arguments.json)

@@ -9,20 +9,55 @@ from dtrl.config import DataConfig, ModelConfig, TrainingConfig
 
 
 def add_parser(verbs: Any) -> None:
-    parser = verbs.add_parser("train", help="train a policy on a dataset", description="Train a policy on a Minari dataset, and evaluate it at the end.")
+    parser = verbs.add_parser(
+        "train",
+        help="train a policy on a dataset",
+        description="Train a policy on a Minari dataset, and evaluate it at the end.",
+    )
     parser.set_defaults(run=run)
-    parser.add_argument("dataset", metavar="DATASET", help="a Minari id such as hopper/medium-v0, or a dataset's folder")
-    parser.add_argument("--logdir", type=Path, required=True, metavar="RUN", help="folder of the run: TensorBoard log, checkpoints, result.json")
+    parser.add_argument(
+        "dataset", metavar="DATASET", help="a Minari id such as hopper/medium-v0, or a dataset's folder"
+    )
+    parser.add_argument(
+        "--logdir",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="folder of the run: TensorBoard log, checkpoints, result.json",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of RUN")
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="settings from a file, such as another run's config.toml; flags win over it")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="settings from a file, such as another run's config.toml; flags win over it",
+    )
     add_json(parser)
     add_flags(parser, TrainingConfig, "training")
     add_flags(parser, ModelConfig, "model")
     add_flags(parser, DataConfig, "data")
     group = parser.add_argument_group("evaluation during training")
-    group.add_argument("--eval-every", type=int, default=0, metavar="INT", help="updates between two evaluations (default: one, at the end)")
-    group.add_argument("--eval-episodes", type=int, default=10, metavar="INT", help="episodes for each target; 0 never evaluates (default: 10)")
-    group.add_argument("--target-returns", type=float, nargs="+", metavar="R", help="returns to ask for (default: the 25, 50, 75 and 95 %% quantiles of the data)")
+    group.add_argument(
+        "--eval-every",
+        type=int,
+        default=0,
+        metavar="INT",
+        help="updates between two evaluations (default: one, at the end)",
+    )
+    group.add_argument(
+        "--eval-episodes",
+        type=int,
+        default=10,
+        metavar="INT",
+        help="episodes for each target; 0 never evaluates (default: 10)",
+    )
+    group.add_argument(
+        "--target-returns",
+        type=float,
+        nargs="+",
+        metavar="R",
+        help="returns to ask for (default: the 25, 50, 75 and 95 %% quantiles of the data)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -36,8 +71,18 @@ def run(arguments: argparse.Namespace) -> None:
     trajectories = load_trajectories(arguments.dataset, **data)
     callbacks = []
     if arguments.eval_episodes:
-        callbacks.append(EvaluationCallback(trajectories, arguments.target_returns, arguments.eval_episodes, arguments.eval_every, settings.get("seed", 0)))
-    policy = train(trajectories, logdir=arguments.logdir, resume=arguments.resume, callbacks=callbacks, progress=True, **settings)
+        callbacks.append(
+            EvaluationCallback(
+                trajectories,
+                arguments.target_returns,
+                arguments.eval_episodes,
+                arguments.eval_every,
+                settings.get("seed", 0),
+            )
+        )
+    policy = train(
+        trajectories, logdir=arguments.logdir, resume=arguments.resume, callbacks=callbacks, progress=True, **settings
+    )
     report = callbacks[0].history[-1][1] if callbacks and callbacks[0].history else None
     if report is not None:
         print(report.table())

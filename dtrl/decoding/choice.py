@@ -15,7 +15,9 @@ from dtrl.errors import InputError
 from dtrl.heads import PointMass, TanhNormal
 
 
-def choose(distribution: Distribution, config: DecodingConfig, generators: Sequence[np.random.Generator] = ()) -> Tensor:
+def choose(
+    distribution: Distribution, config: DecodingConfig, generators: Sequence[np.random.Generator] = ()
+) -> Tensor:
     """Tokens (B, …) from a distribution of batch shape (B, …); `generators` has one for each row, and none is used when greedy.
 
     Raises InputError where top-k, top-p or min-p is asked of a continuous distribution, which has no list of tokens to cut."""
@@ -24,7 +26,9 @@ def choose(distribution: Distribution, config: DecodingConfig, generators: Seque
     if not isinstance(distribution, Categorical):
         cuts = [name for name, (_, off) in PROCESSORS.items() if name != "temperature" and getattr(config, name) != off]
         if cuts:
-            raise InputError(f"{', '.join(cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head.")
+            raise InputError(
+                f"{', '.join(cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
+            )
     if config.greedy:
         return distribution.mode
     if isinstance(distribution, Categorical):
@@ -32,7 +36,8 @@ def choose(distribution: Distribution, config: DecodingConfig, generators: Seque
     if isinstance(distribution, PointMass):
         return distribution.mode
     normal = distribution.normal if isinstance(distribution, TanhNormal) else distribution
-    assert isinstance(normal, Independent) and isinstance(normal.base_dist, Normal)
+    assert isinstance(normal, Independent)
+    assert isinstance(normal.base_dist, Normal)
     noise = draw(generators, normal.mean.shape, normal.mean, "standard_normal")
     sample = normal.mean + config.temperature * normal.base_dist.stddev * noise
     return torch.tanh(sample) if isinstance(distribution, TanhNormal) else sample

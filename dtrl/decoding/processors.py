@@ -38,7 +38,12 @@ def min_p(logits: Tensor, config: DecodingConfig) -> Tensor:
 
 
 Processor = Callable[[Tensor, DecodingConfig], Tensor]
-PROCESSORS: dict[str, tuple[Processor, float]] = {"temperature": (temperature, 1.0), "top_k": (top_k, 0), "top_p": (top_p, 1.0), "min_p": (min_p, 0.0)}
+PROCESSORS: dict[str, tuple[Processor, float]] = {
+    "temperature": (temperature, 1.0),
+    "top_k": (top_k, 0),
+    "top_p": (top_p, 1.0),
+    "min_p": (min_p, 0.0),
+}
 """Name of the option → the processor, and the value that turns it off."""
 
 
@@ -56,7 +61,9 @@ def check_rows(logits: Tensor, stage: str) -> None:
     empty = ~torch.isfinite(logits.amax(dim=-1))
     if empty.any():
         row = tuple(int(i) for i in empty.nonzero()[0])
-        raise InputError(f"{stage} left no token to choose from in row {row}: every logit is −∞, or one is not a number.")
+        raise InputError(
+            f"{stage} left no token to choose from in row {row}: every logit is −∞, or one is not a number."
+        )
 
 
 def keep(logits: Tensor, order: Tensor, kept: Tensor) -> Tensor:

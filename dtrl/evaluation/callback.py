@@ -7,8 +7,8 @@ import numpy as np
 
 from dtrl.acting import Policy
 from dtrl.errors import InputError
-from dtrl.evaluation.protocol import evaluate
 from dtrl.evaluation.plots import calibration_figure, sweep_figure
+from dtrl.evaluation.protocol import evaluate
 from dtrl.evaluation.report import Report
 from dtrl.evaluation.video import record
 from dtrl.trajectories import Trajectories
@@ -35,11 +35,25 @@ class EvaluationCallback:
 
     Where the data name no environment that can be made here, it says so once and evaluates nothing."""
 
-    def __init__(self, trajectories: Trajectories, target_returns: Sequence[float] | None = None, episodes: int = 10, every: int = 0, seed: int = 0, env: Any = None) -> None:
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        target_returns: Sequence[float] | None = None,
+        episodes: int = 10,
+        every: int = 0,
+        seed: int = 0,
+        env: Any = None,
+    ) -> None:
         quantiles = np.quantile(trajectories.episode_returns, DEFAULT_QUANTILES)
-        self.targets = sorted({float(f"{q:.4g}") for q in quantiles}) if target_returns is None else [float(t) for t in target_returns]
+        self.targets = (
+            sorted({float(f"{q:.4g}") for q in quantiles})
+            if target_returns is None
+            else [float(t) for t in target_returns]
+        )
         if not self.targets or not np.isfinite(self.targets).all() or episodes < 1 or every < 0:
-            raise InputError(f"target returns {self.targets} must be finite numbers, episodes ({episodes}) at least 1, and every ({every}) not negative.")
+            raise InputError(
+                f"target returns {self.targets} must be finite numbers, episodes ({episodes}) at least 1, and every ({every}) not negative."
+            )
         self.data_returns = trajectories.episode_returns
         self.episodes, self.every, self.seed, self.env = episodes, every, seed, env
         self.history: list[tuple[int, Report]] = []
@@ -83,7 +97,12 @@ class EvaluationCallback:
 def scalars(report: Report) -> dict[str, float]:
     """Stable-Baselines3's tags for the highest target, and one group a target."""
     best = max(report.targets, key=lambda t: t.target_return)
-    out = {"rollout/ep_rew_mean": best.mean, "rollout/ep_len_mean": best.mean_length, "eval/mean_reward": best.mean, "eval/mean_ep_length": best.mean_length}
+    out = {
+        "rollout/ep_rew_mean": best.mean,
+        "rollout/ep_len_mean": best.mean_length,
+        "eval/mean_reward": best.mean,
+        "eval/mean_ep_length": best.mean_length,
+    }
     for target in report.targets:
         out[f"eval/return@{target.target_return:.6g}"] = target.mean
         score = target.normalized_mean(report.reference)

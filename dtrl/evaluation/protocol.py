@@ -32,7 +32,9 @@ def evaluate(
 
     Episode i has the same seed for every target, so targets are compared on the same starts. Without `target_returns`, the policy's own (from its
     data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env` as in `rollout`."""
-    return play(policy, target_returns, episodes, seed, num_envs, env=env, deterministic=deterministic, progress=progress)[0]
+    return play(
+        policy, target_returns, episodes, seed, num_envs, env=env, deterministic=deterministic, progress=progress
+    )[0]
 
 
 def play(
@@ -50,21 +52,33 @@ def play(
     try:
         targets = [float(t) for t in (target_returns if target_returns is not None else [policy.target_return])]
     except (TypeError, ValueError) as error:
-        raise InputError(f"target returns {target_returns!r} are not a list of numbers; ask for returns such as those in `dtrl datasets show`.") from error
+        raise InputError(
+            f"target returns {target_returns!r} are not a list of numbers; ask for returns such as those in `dtrl datasets show`."
+        ) from error
     if not targets or not np.isfinite(targets).all():
-        raise InputError(f"target returns {targets} are not one or more finite numbers; ask for returns such as those in `dtrl datasets show`.")
+        raise InputError(
+            f"target returns {targets} are not one or more finite numbers; ask for returns such as those in `dtrl datasets show`."
+        )
     if episodes < 1 or (num_envs is not None and num_envs < 1) or seed < 0:
-        raise InputError(f"episodes ({episodes}) and num_envs ({num_envs}) must be at least 1, and seed ({seed}) not negative.")
+        raise InputError(
+            f"episodes ({episodes}) and num_envs ({num_envs}) must be at least 1, and seed ({seed}) not negative."
+        )
     seeds = np.random.default_rng([seed, 0]).integers(2**31, size=episodes)
     plan = [Episode(target, int(s)) for target in targets for s in seeds]
     from tqdm import tqdm
 
-    with tqdm(total=len(plan), desc="evaluating", unit="episode", disable=not (progress and sys.stderr.isatty()), leave=False) as bar:
+    with tqdm(
+        total=len(plan), desc="evaluating", unit="episode", disable=not (progress and sys.stderr.isatty()), leave=False
+    ) as bar:
         greedy = policy.decoding.greedy if deterministic is None else deterministic
         played = rollout(policy, env, plan, num_envs=num_envs, deterministic=greedy, on_episode=lambda _: bar.update())
     returns, lengths = played.episode_returns, played.episode_lengths
     results = [
-        TargetResult(target, [float(r) for r in returns[i * episodes : (i + 1) * episodes]], [int(n) for n in lengths[i * episodes : (i + 1) * episodes]])
+        TargetResult(
+            target,
+            [float(r) for r in returns[i * episodes : (i + 1) * episodes]],
+            [int(n) for n in lengths[i * episodes : (i + 1) * episodes]],
+        )
         for i, target in enumerate(targets)
     ]
     name = env if isinstance(env, str) else policy.data.env_spec

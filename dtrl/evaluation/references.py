@@ -38,10 +38,16 @@ REFERENCE_RETURNS: dict[str, Reference] = {
     "HalfCheetah-v5": Reference(random=-294.0, expert=11_999.0, source=_ZOO),
     "Walker2d-v5": Reference(random=1.0, expert=4447.0, source=_ZOO),
     "Acrobot-v1": Reference(
-        random=-496.8, expert=-81.4, source="100 episodes, seeds 0 to 99: uniform random actions; Stable-Baselines3's PPO after 409,600 steps, deterministic"
+        random=-496.8,
+        expert=-81.4,
+        source="100 episodes, seeds 0 to 99: uniform random actions; Stable-Baselines3's PPO after 409,600 steps, deterministic",
     ),
     # the closed form: right if min(-0.09(p+0.25)^2+0.03, 0.3(p+0.9)^4-0.008) < v < -0.07(p+0.38)^2+0.07, else left
-    "MountainCar-v0": Reference(random=-200.0, expert=-106.9, source="100 episodes, seeds 0 to 99: uniform random actions; a closed-form policy of position and velocity"),
+    "MountainCar-v0": Reference(
+        random=-200.0,
+        expert=-106.9,
+        source="100 episodes, seeds 0 to 99: uniform random actions; a closed-form policy of position and velocity",
+    ),
 }
 """By environment id. An environment stands here once both of its numbers were measured, and not before."""
 

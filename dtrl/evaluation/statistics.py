@@ -88,7 +88,9 @@ def rank_correlation(asked: Values, achieved: Values) -> float | None:
         )
     if len(x) < 2 or not (np.isfinite(x).all() and np.isfinite(y).all()) or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return round(float(spearmanr(x, y).statistic), 12)  # scipy's 1 can be 0.9999999999999999, and a perfect order should say 1
+    return round(
+        float(spearmanr(x, y).statistic), 12
+    )  # scipy's 1 can be 0.9999999999999999, and a perfect order should say 1
 
 
 def normalized(returns: float | Values, reference: Reference) -> npt.NDArray[np.float64]:

@@ -19,7 +19,10 @@ MAX_PIXELS = 256
 
 
 def record(
-    policy: Policy, target_return: float, seed: int = 0, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None
+    policy: Policy,
+    target_return: float,
+    seed: int = 0,
+    env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None,
 ) -> tuple[npt.NDArray[np.uint8], float]:
     """Frames (T, H, W, 3) and frames a second of one greedy episode; of a long one every n-th frame. Raises InputError where the environment draws none."""
     environment = make_with_pictures(policy, env)
@@ -41,7 +44,9 @@ def record(
     return np.stack(frames[::every]), min(50.0, fps)
 
 
-def make_with_pictures(policy: Policy, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None") -> "gymnasium.Env[Any, Any]":
+def make_with_pictures(
+    policy: Policy, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None"
+) -> "gymnasium.Env[Any, Any]":
     if env is not None and not isinstance(env, str):
         environment = env()
     else:
@@ -62,13 +67,21 @@ def frame(environment: "gymnasium.Env[Any, Any]") -> npt.NDArray[np.uint8]:
     try:
         drawn = environment.render()
     except Exception as error:
-        raise InputError(f"the environment cannot be drawn here ({type(error).__name__}: {' '.join(str(error).split())[:200]}).") from error
+        raise InputError(
+            f"the environment cannot be drawn here ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
+        ) from error
     image = Image.fromarray(np.asarray(drawn, dtype=np.uint8)[..., :3])
     image.thumbnail((MAX_PIXELS, MAX_PIXELS))
     return np.asarray(image, dtype=np.uint8)
 
 
-def save_video(path: Path, policy: Policy, target_return: float, seed: int = 0, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None) -> None:
+def save_video(
+    path: Path,
+    policy: Policy,
+    target_return: float,
+    seed: int = 0,
+    env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None,
+) -> None:
     """Write one episode to `path` as an animated GIF."""
     frames, fps = record(policy, target_return, seed, env)
     write_atomically(path, encode_gif(frames, fps))

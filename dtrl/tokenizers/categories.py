@@ -25,7 +25,9 @@ class Categories(Tokenizer):
         """Nothing is fitted; raises InputError for a value outside the space, which an embedding would not survive."""
         wrong = x[(x < self.start) | (x >= self.start + self.vocab_size)]
         if len(wrong):
-            raise InputError(f"the data hold {wrong[0]} where the space is Discrete({self.vocab_size}, start={self.start}); correct the space or the data.")
+            raise InputError(
+                f"the data hold {wrong[0]} where the space is Discrete({self.vocab_size}, start={self.start}); correct the space or the data."
+            )
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T) → (B, T, 1). A value outside the space becomes the nearest id: `fit` has refused such data, and padding has to be something."""

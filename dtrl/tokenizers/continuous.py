@@ -28,7 +28,12 @@ class Continuous(Tokenizer):
     block_length = 1
 
     def __init__(
-        self, width: int, rule: Literal["standardize", "bounds", "scale"] = "standardize", *, box: spaces.Box | None = None, scale: float | None = None
+        self,
+        width: int,
+        rule: Literal["standardize", "bounds", "scale"] = "standardize",
+        *,
+        box: spaces.Box | None = None,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         self.token_width, self.rule = width, rule

@@ -36,7 +36,11 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
         policy.save(temporary / POLICY_FILE)
         (temporary / OPTIMIZER_FILE).write_bytes(save(optimizer_tensors(optimizer)))
-        (temporary / TRAINING_FILE).write_text(json.dumps({"training": asdict(config), "threads": torch.get_num_threads(), "torch": torch.__version__}, indent=2))
+        (temporary / TRAINING_FILE).write_text(
+            json.dumps(
+                {"training": asdict(config), "threads": torch.get_num_threads(), "torch": torch.__version__}, indent=2
+            )
+        )
         write_manifest(temporary)
         for file in temporary.iterdir():
             with open(file, "rb") as stream:
@@ -51,13 +55,17 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     written = checkpoints(run)
-    newer = [folder for folder in written if update_of(folder) > policy.updates]  # damaged, or the run would have gone on from there
+    newer = [
+        folder for folder in written if update_of(folder) > policy.updates
+    ]  # damaged, or the run would have gone on from there
     for old in [*newer, *[folder for folder in written if folder not in newer][: -config.keep_checkpoints]]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def load_checkpoint(folder: Path, optimizer: torch.optim.Optimizer, policy_model: torch.nn.Module, config: TrainingConfig) -> int:
+def load_checkpoint(
+    folder: Path, optimizer: torch.optim.Optimizer, policy_model: torch.nn.Module, config: TrainingConfig
+) -> int:
     """Put a verified checkpoint's weights and optimiser state in place; returns the number of updates it has seen.
 
     Raises InputError where the run was begun with other training settings, naming each with both values."""
@@ -66,16 +74,23 @@ def load_checkpoint(folder: Path, optimizer: torch.optim.Optimizer, policy_model
     verify(folder)
     stored = json.loads((folder / TRAINING_FILE).read_text())
     changed = [
-        f"{name} {stored['training'].get(name)} → {value}" for name, value in asdict(config).items() if name not in FREE and stored["training"].get(name) != value
+        f"{name} {stored['training'].get(name)} → {value}"
+        for name, value in asdict(config).items()
+        if name not in FREE and stored["training"].get(name) != value
     ]
     if changed:
-        raise InputError(f"{folder.parent.parent} was begun with other settings ({'; '.join(changed)}); resume it with its own, or begin another run.")
+        raise InputError(
+            f"{folder.parent.parent} was begun with other settings ({'; '.join(changed)}); resume it with its own, or begin another run."
+        )
     policy_model.load_state_dict(load_file(folder / POLICY_FILE))
     load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))
     if stored["threads"] != torch.get_num_threads():
         import warnings
 
-        warnings.warn(f"the run had {stored['threads']} threads and has {torch.get_num_threads()} now: it goes on, but not bit for bit", stacklevel=2)
+        warnings.warn(
+            f"the run had {stored['threads']} threads and has {torch.get_num_threads()} now: it goes on, but not bit for bit",
+            stacklevel=2,
+        )
     return update_of(folder)
 
 
@@ -101,7 +116,11 @@ def newest_good_checkpoint(run: Path) -> Path | None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser's state as flat names: parameter number, then entry."""
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(value).detach().cpu().contiguous() for i, entries in state.items() for name, value in entries.items()}
+    return {
+        f"{i}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
+        for i, entries in state.items()
+        for name, value in entries.items()
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -115,6 +134,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
 
 def same_model(config: ModelConfig, stored: ModelConfig, run: Path) -> None:
     """Raise InputError where a resumed run's model is not the one that is asked for, naming each difference."""
-    changed = [f"{name} {getattr(stored, name)} → {value}" for name, value in asdict(config).items() if getattr(stored, name) != value]
+    changed = [
+        f"{name} {getattr(stored, name)} → {value}"
+        for name, value in asdict(config).items()
+        if getattr(stored, name) != value
+    ]
     if changed:
-        raise InputError(f"{run} was begun with another model ({'; '.join(changed)}); resume it with its own settings, or begin another run.")
+        raise InputError(
+            f"{run} was begun with another model ({'; '.join(changed)}); resume it with its own settings, or begin another run."
+        )

@@ -80,16 +80,36 @@ def train(
 
     Raises InputError for wrong options, a logdir that holds another run, and a loss that is not finite (naming the batch; the last good checkpoint
     stays). SIGINT and SIGTERM write a checkpoint first and then raise `Interrupted`."""
-    given = {"preset": preset, "context_length": context_length, "updates": updates, "batch_size": batch_size, "seed": seed, **options}
+    given = {
+        "preset": preset,
+        "context_length": context_length,
+        "updates": updates,
+        "batch_size": batch_size,
+        "seed": seed,
+        **options,
+    }
     model_options, training_options = split_options(given, ModelConfig, TrainingConfig)
-    trainer = Trainer(trajectories, ModelConfig(**model_options), TrainingConfig(**training_options), None if logdir is None else Path(logdir), resume)
+    trainer = Trainer(
+        trajectories,
+        ModelConfig(**model_options),
+        TrainingConfig(**training_options),
+        None if logdir is None else Path(logdir),
+        resume,
+    )
     return trainer.run(list(callbacks), progress)
 
 
 class Trainer:
     """One run: its model, optimiser, windows and log."""
 
-    def __init__(self, trajectories: Trajectories, model_config: ModelConfig, config: TrainingConfig, logdir: Path | None, resume: bool) -> None:
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        model_config: ModelConfig,
+        config: TrainingConfig,
+        logdir: Path | None,
+        resume: bool,
+    ) -> None:
         self.config, self.logdir = config, logdir
         self.device = choose_device(config.device)
         self.data = training_data(model_config, trajectories)
@@ -100,13 +120,26 @@ class Trainer:
         self.model.fit(columns_for(self.model, self.data))
         self.model.to(self.device)
         self.optimizer = make_optimizer(self.model, config, self.device)
-        self.windows = Windows(self.data, window_length(self.model_config), config.batch_size, config.sampling, config.seed)
-        self.policy = Policy(self.model, self.model_config, trajectories.observation_space, trajectories.action_space, DataSummary.of(trajectories))
+        self.windows = Windows(
+            self.data, window_length(self.model_config), config.batch_size, config.sampling, config.seed
+        )
+        self.policy = Policy(
+            self.model,
+            self.model_config,
+            trajectories.observation_space,
+            trajectories.action_space,
+            DataSummary.of(trajectories),
+        )
         if checkpoint is not None and logdir is not None:
             stored = load_policy(checkpoint)
             same_model(self.model_config, stored.config, logdir)
-            if stored.data.fingerprint != self.policy.data.fingerprint or stored.data.dataset != self.policy.data.dataset:
-                raise InputError(f"{logdir} was trained on {stored.data.dataset} ({stored.data.fingerprint}), and these data are others; resume it on its own data.")
+            if (
+                stored.data.fingerprint != self.policy.data.fingerprint
+                or stored.data.dataset != self.policy.data.dataset
+            ):
+                raise InputError(
+                    f"{logdir} was trained on {stored.data.dataset} ({stored.data.fingerprint}), and these data are others; resume it on its own data."
+                )
             self.policy.updates = load_checkpoint(checkpoint, self.optimizer, self.model, config)
         self.loss: Callable[[Batch], Loss] = torch.compile(self.model.loss) if config.compile else self.model.loss
         self.stop_signal: int | None = None
@@ -133,7 +166,9 @@ class Trainer:
                     last = self.log(meter, logger, bar)
                 self.model.eval()
                 stop = self.tell(callbacks, "update", logger) or self.stop_signal is not None
-                if self.logdir is not None and (update % config.checkpoint_every == 0 or update == config.updates or stop):
+                if self.logdir is not None and (
+                    update % config.checkpoint_every == 0 or update == config.updates or stop
+                ):
                     save_checkpoint(self.logdir, self.policy, self.optimizer, config)
                 if stop:
                     break
@@ -189,8 +224,16 @@ class Trainer:
 
     def not_finite(self, what: str, value: float, update: int, batch: Batch) -> InputError:
         guilty = [name for name, x in batch.values.items() if x.is_floating_point() and not torch.isfinite(x).all()]
-        cause = f"the batch holds NaN or infinity in {', '.join(guilty)}" if guilty else "the data of the batch are finite, so the weights diverged: lower learning_rate"
-        kept = "" if self.logdir is None or not checkpoints(self.logdir) else f"; the last good checkpoint is {checkpoints(self.logdir)[-1]}"
+        cause = (
+            f"the batch holds NaN or infinity in {', '.join(guilty)}"
+            if guilty
+            else "the data of the batch are finite, so the weights diverged: lower learning_rate"
+        )
+        kept = (
+            ""
+            if self.logdir is None or not checkpoints(self.logdir)
+            else f"; the last good checkpoint is {checkpoints(self.logdir)[-1]}"
+        )
         return InputError(f"the {what} of update {update} is {value} ({self.windows.describe(update)}): {cause}{kept}.")
 
     def tell(self, callbacks: list[Callback], kind: str, logger: RunLogger | None) -> bool:
@@ -220,7 +263,9 @@ class Trainer:
 
     def leave_if_interrupted(self) -> None:
         if self.stop_signal is not None:
-            where = f"; the checkpoint is in {self.logdir}, and --resume goes on from it" if self.logdir is not None else ""
+            where = (
+                f"; the checkpoint is in {self.logdir}, and --resume goes on from it" if self.logdir is not None else ""
+            )
             raise Interrupted(self.stop_signal, f"interrupted after update {self.policy.updates}{where}.")
 
     def write_config(self) -> None:
@@ -229,7 +274,12 @@ class Trainer:
         assert self.logdir is not None
         model = {name: value for name, value in asdict(self.model_config).items() if value is not None}
         training = {name: value for name, value in asdict(self.config).items() if value is not None}
-        document = {"dataset": self.policy.data.dataset, "data": {"discount": self.data.discount, "delayed": self.data.delayed}, "model": model, "training": training}
+        document = {
+            "dataset": self.policy.data.dataset,
+            "data": {"discount": self.data.discount, "delayed": self.data.delayed},
+            "model": model,
+            "training": training,
+        }
         write_atomically(self.logdir / "config.toml", tomli_w.dumps(document).encode())
 
     def finish(self, logger: RunLogger, last: dict[str, float]) -> None:
@@ -342,7 +392,9 @@ def newest_scalars(logdir: Path) -> dict[str, float]:
 def progress_bar(total: int, initial: int, wanted: bool) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=total, initial=initial, desc="training", unit="update", disable=not (wanted and sys.stderr.isatty()))
+    return tqdm(
+        total=total, initial=initial, desc="training", unit="update", disable=not (wanted and sys.stderr.isatty())
+    )
 
 
 def seed_of(seed: int, update: int) -> int:

@@ -33,7 +33,9 @@ def cache_folder() -> Path:
 
 def fingerprint(files: list[Path], root: Path) -> str:
     """sha256 over names and content of the dataset's files, from the index where no file has changed since it was hashed."""
-    marks = [[str(f.relative_to(root)), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f in files for s in [f.stat()]]
+    marks = [
+        [str(f.relative_to(root)), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for f in files for s in [f.stat()]
+    ]
     index = cache_folder() / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
     try:
         known = json.loads(index.read_text())
@@ -77,7 +79,10 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
     except OSError as error:
-        warnings.warn(f"the cache folder {cache_folder()} cannot be written ({error}); set DTRL_CACHE to one that can", stacklevel=2)
+        warnings.warn(
+            f"the cache folder {cache_folder()} cannot be written ({error}); set DTRL_CACHE to one that can",
+            stacklevel=2,
+        )
         return build(lambda name, shape, dtype: np.empty(shape, dtype))
 
     def allocate(name: str, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -125,7 +125,9 @@ class Trajectories:
         lengths = self.episode_lengths[episodes]
         starts = np.cumsum(lengths) - lengths
         rows = np.repeat(self.episode_starts[episodes] - starts, lengths) + np.arange(lengths.sum())
-        columns = {name: column[episodes if name.startswith("final_") else rows] for name, column in self.columns.items()}
+        columns = {
+            name: column[episodes if name.startswith("final_") else rows] for name, column in self.columns.items()
+        }
         return replace(self, columns=columns, episode_starts=starts)
 
     def best(self, fraction: float) -> "Trajectories":
@@ -135,7 +137,9 @@ class Trajectories:
         return self.select(np.sort(order[:count]))
 
     @classmethod
-    def from_episodes(cls, episodes: Iterable[Mapping[str, Any]], observation_space: Space, action_space: Space, **rest: Any) -> "Trajectories":
+    def from_episodes(
+        cls, episodes: Iterable[Mapping[str, Any]], observation_space: Space, action_space: Space, **rest: Any
+    ) -> "Trajectories":
         """Trajectories from one mapping an episode: observations (T+1, …), actions, rewards, terminations and truncations (T, …).
 
         Raises InputError where an episode has no step, or its arrays disagree in length, do not fit the spaces, or hold NaN or infinity."""
@@ -170,7 +174,9 @@ def returns_to_go(rewards: Array, episode_starts: Array, discount: float = 1.0) 
         for start, end in zip(episode_starts, ends, strict=True):
             out[start:end] = np.cumsum(rewards[start:end][::-1])[::-1]
         return out
-    order = np.argsort(episode_starts - ends, kind="stable")  # longest first, so that the episodes still running are a prefix
+    order = np.argsort(
+        episode_starts - ends, kind="stable"
+    )  # longest first, so that the episodes still running are a prefix
     starts, lengths = np.asarray(episode_starts)[order], (ends - episode_starts)[order]
     tail = np.zeros(len(starts))
     for back in range(1, int(lengths.max(initial=0)) + 1):
@@ -182,7 +188,11 @@ def returns_to_go(rewards: Array, episode_starts: Array, discount: float = 1.0) 
 
 
 def empty_columns(
-    steps: int, episodes: int, observation_space: Space, action_space: Space, allocate: Any = lambda name, shape, dtype: np.empty(shape, dtype)
+    steps: int,
+    episodes: int,
+    observation_space: Space,
+    action_space: Space,
+    allocate: Any = lambda name, shape, dtype: np.empty(shape, dtype),
 ) -> dict[str, Array]:
     """Uninitialised columns for so many steps and episodes; `allocate(name, shape, dtype)` may put them in files."""
     observation_shape, observation_dtype = column_layout(observation_space)
@@ -209,25 +219,41 @@ def fill_episode(columns: Mapping[str, Array], index: int, start: int, episode: 
             f"episode {index} of {where} has {len(observations)} observations for {steps} rewards; there must be one more "
             "(the observation after the last step), so record the final one too."
         )
-    parts = {"observations": observations[:-1], **{name: np.asarray(episode[name]) for name in ("actions", "rewards", "terminations", "truncations")}}
+    parts = {
+        "observations": observations[:-1],
+        **{name: np.asarray(episode[name]) for name in ("actions", "rewards", "terminations", "truncations")},
+    }
     for name, values in parts.items():
         column = columns[name]
         wanted = (steps, *column.shape[1:])
         if values.shape != wanted and name == "rewards":
             values = values.reshape(wanted) if values.size == steps else values
         if values.shape != wanted:
-            raise InputError(f"{name} of episode {index} of {where} have shape {values.shape}; the spaces ask for {wanted}.")
+            raise InputError(
+                f"{name} of episode {index} of {where} have shape {values.shape}; the spaces ask for {wanted}."
+            )
         written = column[start : start + steps]
-        with np.errstate(over="ignore", invalid="ignore"):  # what the column's type cannot hold changes, and is refused below
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what the column's type cannot hold changes, and is refused below
             written[...] = values
         if column.dtype == np.int64 and (written != values).any():
             bad = int(np.argmax(written != values))
-            raise InputError(f"{name} of episode {index} of {where} hold {values[bad]} at step {bad}; a Discrete space has whole numbers only.")
+            raise InputError(
+                f"{name} of episode {index} of {where} hold {values[bad]} at step {bad}; a Discrete space has whole numbers only."
+            )
         if column.dtype == np.float32 and not np.isfinite(written).all():
             bad = int(np.argwhere(~np.isfinite(written))[0][0])
-            raise InputError(f"{name} of episode {index} of {where} hold NaN or infinity at step {bad}; repair or remove that episode.")
+            raise InputError(
+                f"{name} of episode {index} of {where} hold NaN or infinity at step {bad}; repair or remove that episode."
+            )
     with np.errstate(over="ignore"):
         columns["final_observations"][index] = observations[-1]
-    if columns["final_observations"].dtype == np.float32 and not np.isfinite(columns["final_observations"][index]).all():
-        raise InputError(f"observations of episode {index} of {where} hold NaN or infinity at step {steps}; repair or remove that episode.")
+    if (
+        columns["final_observations"].dtype == np.float32
+        and not np.isfinite(columns["final_observations"][index]).all()
+    ):
+        raise InputError(
+            f"observations of episode {index} of {where} hold NaN or infinity at step {steps}; repair or remove that episode."
+        )
     return steps

@@ -78,7 +78,9 @@ def find_problems(trajectories: Trajectories, max_timestep: int | None = None) -
     if np.ptp(rewards) == 0:
         problems.append(f"every reward is {rewards[0]:.6g}: a return-to-go says no more than how many steps are left.")
     if np.ptp(returns) <= 1e-6 * max(1.0, float(np.abs(returns).max())):
-        problems.append(f"every episode returns {returns[0]:.6g}: with one return level, conditioning on the return can have no effect.")
+        problems.append(
+            f"every episode returns {returns[0]:.6g}: with one return level, conditioning on the return can have no effect."
+        )
     for name in ("observations", "actions"):
         column = trajectories.columns[name]
         flat = column.reshape(len(column), -1)
@@ -86,9 +88,13 @@ def find_problems(trajectories: Trajectories, max_timestep: int | None = None) -
         if len(constant) and column.ndim == 1:
             problems.append(f"{name} are all {flat[0, 0]}: there is nothing to learn from them.")
         elif len(constant):
-            problems.append(f"{name} are constant in dimension {', '.join(map(str, constant[:10]))}{' …' if len(constant) > 10 else ''}.")
+            problems.append(
+                f"{name} are constant in dimension {', '.join(map(str, constant[:10]))}{' …' if len(constant) > 10 else ''}."
+            )
     if share := repeated_actions(trajectories):
-        problems.append(f"{share:.0%} of the actions repeat the one before them exactly: a model can score well by copying its own last action.")
+        problems.append(
+            f"{share:.0%} of the actions repeat the one before them exactly: a model can score well by copying its own last action."
+        )
     limit = max_timestep if max_timestep is not None else env_step_limit(trajectories.origin.env_spec)
     if limit is not None and int(lengths.max()) > limit:
         problems.append(
@@ -99,7 +105,9 @@ def find_problems(trajectories: Trajectories, max_timestep: int | None = None) -
         problems.append(f"{short} episodes have a single step.")
     cut = trajectories.truncations[trajectories.episode_ends - 1] & (lengths < (limit or 0))
     if cut.any():
-        problems.append(f"{int(cut.sum())} episodes were truncated before the env's limit: their returns-to-go leave out what would have followed the cut.")
+        problems.append(
+            f"{int(cut.sum())} episodes were truncated before the env's limit: their returns-to-go leave out what would have followed the cut."
+        )
     return problems
 
 

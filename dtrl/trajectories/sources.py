@@ -36,16 +36,22 @@ def load_trajectories(dataset: str | os.PathLike[str], **options: Any) -> Trajec
     key = cache.fingerprint(files, folder)
     columns = cache.find(key)
     if columns is None:
-        columns = cache.store(key, lambda allocate: read_columns(folder, metadata, observation_space, action_space, name, allocate))
+        columns = cache.store(
+            key, lambda allocate: read_columns(folder, metadata, observation_space, action_space, name, allocate)
+        )
     starts = columns.pop("episode_starts")
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     origin = Origin(
         name=name,
         env_spec=metadata.get("env_spec"),
-        reference=(float(low), float(high)) if isinstance(low, (int, float)) and isinstance(high, (int, float)) else None,
+        reference=(float(low), float(high))
+        if isinstance(low, (int, float)) and isinstance(high, (int, float))
+        else None,
         fingerprint=key,
     )
-    whole = Trajectories(columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed)
+    whole = Trajectories(
+        columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed
+    )
     return without_short_episodes(whole, config.short_episodes)
 
 
@@ -82,7 +88,9 @@ def locate(dataset: str) -> Path:
     if not local.is_dir():
         download(dataset)
     if not (local / "metadata.json").is_file():
-        raise InputError(f"{local} holds no metadata.json, so {dataset} is not a whole Minari dataset; delete that folder and get it again.")
+        raise InputError(
+            f"{local} holds no metadata.json, so {dataset} is not a whole Minari dataset; delete that folder and get it again."
+        )
     return local
 
 
@@ -108,7 +116,9 @@ def download(dataset: str) -> None:
 
     import minari
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry; the one sentence below says what happened
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # it logs every retry; the one sentence below says what happened
     try:
         check_online()
         minari.download_dataset(dataset)
@@ -139,11 +149,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); get the dataset again.") from error
     if not isinstance(metadata, dict):
-        raise InputError(f"{path} holds {type(metadata).__name__}, where Minari writes an object; get the dataset again.")
+        raise InputError(
+            f"{path} holds {type(metadata).__name__}, where Minari writes an object; get the dataset again."
+        )
     for name, kind in (("total_steps", int), ("total_episodes", int), ("env_spec", str)):
         value = metadata.get(name, "" if kind is str else None)
         if type(value) is not kind:
-            raise InputError(f"{path} states {name} {value!r}, where Minari writes {kind.__name__}; get the dataset again.")
+            raise InputError(
+                f"{path} states {name} {value!r}, where Minari writes {kind.__name__}; get the dataset again."
+            )
     return metadata
 
 
@@ -164,14 +178,21 @@ def read_spaces(metadata: dict[str, Any], name: str) -> tuple[Space, Space]:
 
 
 def read_columns(
-    folder: Path, metadata: dict[str, Any], observation_space: Space, action_space: Space, name: str, allocate: Callable[..., Array]
+    folder: Path,
+    metadata: dict[str, Any],
+    observation_space: Space,
+    action_space: Space,
+    name: str,
+    allocate: Callable[..., Array],
 ) -> dict[str, Array]:
     """Every episode, read once and in order, into columns; one episode is in memory at a time."""
     from minari.dataset.minari_storage import MinariStorage
 
     steps, episodes = metadata["total_steps"], metadata["total_episodes"]
     if steps <= 0 or episodes <= 0:
-        raise InputError(f"dataset {name} is empty ({max(episodes, 0)} episodes, {max(steps, 0)} steps); record it again, or choose another.")
+        raise InputError(
+            f"dataset {name} is empty ({max(episodes, 0)} episodes, {max(steps, 0)} steps); record it again, or choose another."
+        )
     columns = empty_columns(steps, episodes, observation_space, action_space, allocate)
     starts = np.zeros(episodes, dtype=np.int64)
     row = 0
@@ -180,13 +201,21 @@ def read_columns(
         for i, episode in enumerate(storage.get_episodes(range(episodes))):
             length = len(episode["rewards"])
             if row + length > steps:
-                raise InputError(f"the metadata of {name} state {steps} steps, and its episodes hold more (seen in episode {i}); get the dataset again.")
+                raise InputError(
+                    f"the metadata of {name} state {steps} steps, and its episodes hold more (seen in episode {i}); get the dataset again."
+                )
             starts[i] = row
             row += fill_episode(columns, i, row, episode, where=name)
     except InputError:
         raise
-    except Exception as error:  # damaged files make h5py and pyarrow raise many kinds, RuntimeError and MemoryError among them
-        raise InputError(f"the data of {name} in {folder} cannot be read ({type(error).__name__}: {error}); get the dataset again.") from error
+    except (
+        Exception
+    ) as error:  # damaged files make h5py and pyarrow raise many kinds, RuntimeError and MemoryError among them
+        raise InputError(
+            f"the data of {name} in {folder} cannot be read ({type(error).__name__}: {error}); get the dataset again."
+        ) from error
     if row != steps:
-        raise InputError(f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again.")
+        raise InputError(
+            f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again."
+        )
     return {**columns, "episode_starts": starts}

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from hypothesis import given
 
 from dtrl.backbones import Transformer, attention
-from dtrl.backbones.attention import additive, attend, dropout, rotate, visible
+from dtrl.backbones.attention import attend, dropout, rotate
 from dtrl.backbones.base import ACTIVATIONS
+from dtrl.backbones.cache import additive, visible
 
 B, H, L, S, W = 2, 4, 5, 7, 6
 """Rows, heads, queries, keys, width of a head."""
@@ -92,14 +93,19 @@ def test_attention_is_the_softmax_written_out(kv_heads, rate):
 def test_attention_is_torchs_own(rate):
     query, key, value = query_key_value()
     expected = F.scaled_dot_product_attention(query, key, value, attn_mask=some_mask())
-    torch.testing.assert_close(attend(query, key, value, additive(some_mask(), torch.float64), rate), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        attend(query, key, value, additive(some_mask(), torch.float64), rate), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_shared_heads_are_repeated_heads(kv_heads, rate):
     query, key, value = query_key_value(kv_heads)
     repeated = [t.repeat_interleave(H // kv_heads, dim=1) for t in (key, value)]
-    ours, full = attend(query, key, value, additive(some_mask(), torch.float64), rate), attend(query, *repeated, additive(some_mask(), torch.float64), rate)
+    ours, full = (
+        attend(query, key, value, additive(some_mask(), torch.float64), rate),
+        attend(query, *repeated, additive(some_mask(), torch.float64), rate),
+    )
     torch.testing.assert_close(ours, full, rtol=1e-12, atol=1e-12)
 
 

@@ -1,0 +1,115 @@
+"""Keys and values of the tokens that a sequence may still look at, and the masks over them.
+
+The cache is a ring of C slots a sequence: the token at position p (counted from the episode's start) lies in slot p mod C. Each sequence has
+its own length, and a reset only sets that to 0; which slots are visible follows from lengths alone, so stale ones need no erasing."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass
+class KeyValueState:
+    """Keys and values of the tokens a sequence may still look at."""
+
+    keys_values: Tensor
+    """(layers, B, 2 · H_kv, C, D/H): the heads' keys, rotated where the trunk rotates, then their values."""
+    lengths: npt.NDArray[np.int64]
+    """(B,) tokens since the beginning of the episode, forgotten ones included. On the host, where it steers which kernels run."""
+
+    @property
+    def capacity(self) -> int:
+        return self.keys_values.shape[3]
+
+    def uniform(self) -> int | None:
+        """The length of all rows where they agree: then slots are slices, and masks are known beforehand."""
+        first = int(self.lengths[0])
+        return first if len(self.lengths) == 1 or (self.lengths == first).all() else None
+
+
+@dataclass
+class Cache:
+    """Where new tokens go, and which slots are then in use."""
+
+    state: KeyValueState
+    slots: slice | Tensor
+    used: int
+
+    def write(self, layer: int, new: Tensor) -> Tensor:
+        """Put keys and values (B, 2 · H_kv, L, D/H) of a layer into their slots; returns those of all slots in use, in slot order."""
+        keys_values = self.state.keys_values[layer]
+        if isinstance(self.slots, slice):
+            keys_values[:, :, self.slots] = new
+        else:
+            rows = torch.arange(len(new), device=new.device)[:, None]
+            keys_values[rows, :, self.slots] = new.transpose(1, 2)
+        return keys_values[:, :, : self.used]
+
+
+def plan(
+    state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Cache]:
+    """Positions of `new` tokens, the mask over the slots in use, and where the tokens go.
+
+    A slot holds the newest token whose position leaves the slot's number when divided by the capacity; a position below zero marks a slot that
+    is still empty. Where all rows have the same length and the ring does not turn over, slots are a slice and the mask has been seen before."""
+    capacity, length = state.capacity, state.uniform()
+    used = min(capacity, int(state.lengths.max()) + new)
+    if length is not None:
+        positions = torch.arange(length, length + new, device=device)
+        first = length % capacity
+        slots: slice | Tensor = (
+            slice(first, first + new)
+            if first + new <= capacity
+            else (positions % capacity)[None].expand(len(state.lengths), -1)
+        )
+        if length >= capacity:  # from here on masks repeat
+            length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
+        return positions, known_mask(length, new, capacity, band, device, dtype), Cache(state, slots, used)
+    lengths = torch.from_numpy(state.lengths).to(device)[:, None]
+    positions = lengths + torch.arange(new, device=device)
+    newest = lengths + (new - 1)
+    slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
+    return (
+        positions,
+        additive(visible(positions, slot_positions, band)[:, None], dtype),
+        Cache(state, positions % capacity, used),
+    )
+
+
+@lru_cache(maxsize=1024)
+def known_mask(
+    length: int, new: int, capacity: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """(L, S) the additive mask of `new` tokens after `length` others, in a ring of `capacity` slots of which S are in use."""
+    with torch.inference_mode(
+        False
+    ):  # training may take it from the cache, and cannot use what was made in inference mode
+        positions = torch.arange(length, length + new, device=device)
+        newest = length + new - 1
+        return additive(
+            visible(
+                positions, newest - (newest - torch.arange(min(capacity, newest + 1), device=device)) % capacity, band
+            ),
+            dtype,
+        )
+
+
+def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen and −∞ where it is not, to be added to the scores."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, -math.inf)
+
+
+def visible(queries: Tensor, keys: Tensor, band: tuple[int, int] | None) -> Tensor:
+    """(…, L, S) bool: which keys each query may see, from positions counted from the episode's start (a negative one marks an empty slot)."""
+    queries, keys = queries[..., :, None], keys[..., None, :]
+    seen = (keys >= 0) & (keys <= queries)
+    if band is not None:
+        steps, tokens = band
+        seen &= keys >= (queries // tokens - steps + 1) * tokens
+    return seen
