@@ -112,12 +112,9 @@ class SequenceModel(nn.Module):
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
         reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
         read = torch.cat([r.flatten() for r in reads.values()])
-        end = (steps - 1) * self.tokens_per_step + max(
-            self.slots[name] + self.tokenizers[name].num_tokens for name in self.heads
-        )  # type: ignore[operator]
-        hidden, _ = self.backbone(
-            x[:, : max(1, end - 1)], read=read
-        )  # what follows the last token that is read cannot reach it
+        last = max(self.slots[name] + self.field(name).tokenizer.num_tokens for name in self.heads)
+        end = (steps - 1) * self.tokens_per_step + last - 1  # what follows the last token that is read cannot reach it
+        hidden, _ = self.backbone(x[:, : max(1, end)], read=read)
         pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
         return {
             name: self.heads[name](h.unflatten(1, reads[name].shape)) for name, h in zip(reads, pieces, strict=True)
