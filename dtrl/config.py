@@ -66,7 +66,8 @@ class ModelConfig:
         None, "rows of the timestep table; by default the longest episode of the data or the env's limit"
     )
     return_scale: float | None = option(
-        None, "the return token carries return-to-go / return_scale; by default a quarter of the largest |return-to-go|"
+        None,
+        "the return token carries return-to-go / return_scale; by default half the standard deviation of the returns-to-go",
     )
     top_fraction: float = option(0.1, "filtered_bc: the share of episodes with the highest returns that is cloned")
 
@@ -100,11 +101,9 @@ class TrainingConfig:
 
     updates: int = option(10_000, "gradient updates in all")
     batch_size: int = option(64, "windows in one update, B")
-    learning_rate: float = option(1e-3, "peak learning rate of AdamW; the paper uses 1e-4 over 100,000 updates")
+    learning_rate: float = option(3e-3, "peak learning rate of AdamW; the paper uses 1e-4 over 100,000 updates")
     weight_decay: float = option(1e-4, "weight decay of AdamW")
-    warmup_updates: int | None = option(
-        None, "updates of linear warm-up; by default a tenth of `updates`, at most 10,000"
-    )
+    warmup_updates: int = option(100, "updates of linear warm-up; 10,000 in the paper, of 100,000")
     schedule: str = option(
         "constant",
         "learning rate after the warm-up: constant (as published) or cosine (to a tenth of the peak)",

@@ -18,8 +18,8 @@ from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
 from dtrl.windows import FIELD_COLUMNS
 
-LARGEST_RETURN_TOKEN = 4.0
-"""What the largest return-to-go of the data becomes by default. The paper's scale of 1000 gives Hopper's expert 3.6."""
+RETURN_DEVIATION = 2.0
+"""Standard deviation of the return tokens by default: wide enough that neighbouring returns look different to the model from the first update."""
 
 
 def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
@@ -82,7 +82,7 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
             f"use {'categorical' if discrete else 'deterministic, gaussian or tanh_gaussian'}, or leave it to auto."
         )
     longest = max(int(trajectories.episode_lengths.max()), env_step_limit(trajectories.origin.env_spec) or 0)
-    scale = float(np.abs(trajectories.returns_to_go).max()) / LARGEST_RETURN_TOKEN
+    scale = float(trajectories.returns_to_go.std(dtype=np.float64)) / RETURN_DEVIATION
     return replace(
         config,
         head=head,

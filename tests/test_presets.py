@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError
-from dtrl.presets import LARGEST_RETURN_TOKEN, PRESETS, build, columns_for, resolve, training_data, window_length
+from dtrl.presets import PRESETS, RETURN_DEVIATION, build, columns_for, resolve, training_data, window_length
 from dtrl.trajectories.columns import Origin
 from dtrl.windows import Windows
 
@@ -98,7 +98,7 @@ def test_defaults_come_from_the_data(random_trajectories):
     config = resolve(ModelConfig(), data)
     assert config.head == "deterministic"
     assert config.max_timestep == 30
-    assert np.abs(data.returns_to_go / config.return_scale).max() == pytest.approx(LARGEST_RETURN_TOKEN)
+    assert (data.returns_to_go / config.return_scale).std() == pytest.approx(RETURN_DEVIATION)
     assert resolve(ModelConfig(), random_trajectories([9], *SPACES["ids"])).head == "categorical"
 
 
@@ -125,10 +125,10 @@ def test_returns_of_zero_are_not_divided_by(random_trajectories):
     assert resolve(ModelConfig(), data).return_scale == 1
 
 
-def test_the_return_scale_counts_negative_returns_and_later_steps(random_trajectories):
+def test_the_return_scale_counts_the_returns_to_go_of_every_step(random_trajectories):
     data = random_trajectories([3, 2])
     data.rewards[:] = [1, -8, 2, 1, 1]
-    assert resolve(ModelConfig(), data).return_scale == 6 / LARGEST_RETURN_TOKEN
+    assert resolve(ModelConfig(), data).return_scale == pytest.approx(np.std([-5, -6, 2, 2, 1]) / RETURN_DEVIATION)
 
 
 @pytest.mark.parametrize(("trunk", "learned"), [("gpt2", True), ("modern", False)])

@@ -10,7 +10,7 @@ from typing import Any
 from dtrl.cli.arguments import add_json, write_json
 
 RECIPE = "cartpole-small"
-UPDATES = 800
+UPDATES = 600
 TARGETS = (25.0, 50.0, 100.0, 200.0, 350.0, 500.0)
 """Returns from a beginner's to the best in the data."""
 
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
         trajectories,
         updates=arguments.updates,
         seed=arguments.seed,
+        schedule="cosine",
         logdir=run_folder,
         callbacks=[evaluation],
         progress=True,

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dtrl.acting import load_policy
     from dtrl.evaluation import evaluate
     from dtrl.evaluation.video import save_video
-    from dtrl.training.trainer import choose_device
+    from dtrl.training.optimization import choose_device
 
     decoding = DecodingConfig(**given(arguments, DecodingConfig))
     device = choose_device(arguments.device)

@@ -6,7 +6,6 @@ import math
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,14 +23,13 @@ from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
-from dtrl.sequence_model import Loss, SequenceModel
+from dtrl.sequence_model import Loss
 from dtrl.training.checkpoint import UNFINISHED, load_checkpoint, newest_good_checkpoint, same_model, save_checkpoint
 from dtrl.training.logging import PROGRESS, RunLogger
+from dtrl.training.meter import Meter
+from dtrl.training.optimization import choose_device, learning_rate, make_optimizer
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Batch, Windows
-
-MAX_WARMUP = 10_000
-"""Updates of linear warm-up in the published code [Chen et al. 2021]; shorter runs warm up for a tenth of their length."""
 
 
 @dataclass(frozen=True)
@@ -301,67 +299,6 @@ class Trainer:
             "torch": torch.__version__,
         }
         write_atomically(self.logdir / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-
-
-class Meter:
-    """Means over the updates since the last reading."""
-
-    def __init__(self, model: SequenceModel, config: TrainingConfig, window: int) -> None:
-        self.steps_per_update = config.batch_size * window
-        self.tokens_per_step = model.tokens_per_step
-        self.acted_is_discrete = model.tokenizers["action"].vocab_size is not None
-        self.started = self.since = time.monotonic()
-        self.rows: list[tuple[float, float, dict[str, tuple[float, float]]]] = []
-
-    def add(self, loss: float, norm: float, fields: dict[str, tuple[float, float]]) -> None:
-        self.rows.append((loss, norm, fields))
-
-    def read(self, rate: float) -> dict[str, float]:
-        now = time.monotonic()
-        speed = len(self.rows) / max(now - self.since, 1e-9)
-        out = {
-            "train/loss": float(np.mean([loss for loss, _, _ in self.rows])),
-            "train/gradient_norm": float(np.mean([norm for _, norm, _ in self.rows])),
-            "train/learning_rate": rate,
-            "time/fps": speed * self.steps_per_update,
-            "time/updates_per_second": speed,
-            "time/tokens_per_second": speed * self.steps_per_update * self.tokens_per_step,
-            "time/time_elapsed": now - self.started,
-        }
-        for name in self.rows[0][2]:
-            out[f"train/{name}_loss"] = float(np.mean([fields[name][0] for _, _, fields in self.rows]))
-            out[f"train/{name}_error"] = float(np.mean([fields[name][1] for _, _, fields in self.rows]))
-        self.rows, self.since = [], now
-        return out
-
-
-def learning_rate(update: int, config: TrainingConfig) -> float:
-    """The rate of update number `update`, counted from 1: linear warm-up, then constant, or half a cosine down to a tenth."""
-    warmup = min(config.updates // 10, MAX_WARMUP) if config.warmup_updates is None else config.warmup_updates
-    scale = min(1.0, update / (warmup + 1))
-    if config.schedule == "cosine" and update > warmup:
-        progress = (update - warmup) / max(1, config.updates - warmup)
-        scale = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * scale
-
-
-def make_optimizer(model: SequenceModel, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
-    fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
-
-
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise InputError(f"device {name!r} cannot be used here ({reason}); use auto or cpu.") from error
-    return device
 
 
 def check_logdir(logdir: Path, resume: bool) -> Path | None:

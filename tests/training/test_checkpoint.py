@@ -286,7 +286,7 @@ def test_resume_without_any_good_checkpoint_is_refused(finished):
     [
         ({"batch_size": 8}, "batch_size 4 → 8"),
         ({"seed": 1}, "seed 0 → 1"),
-        ({"learning_rate": 1e-2, "weight_decay": 0.0}, "learning_rate 0.001 → 0.01; weight_decay 0.0001 → 0.0"),
+        ({"learning_rate": 1e-2, "weight_decay": 0.0}, "learning_rate 0.003 → 0.01; weight_decay 0.0001 → 0.0"),
         ({"precision": "bf16"}, "precision fp32 → bf16"),
         ({"width": 32}, "width 16 → 32"),
         (

@@ -16,7 +16,8 @@ import dtrl
 from dtrl.acting.runs import checkpoints
 from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.errors import InputError
-from dtrl.training.trainer import Trainer, learning_rate
+from dtrl.training.optimization import learning_rate
+from dtrl.training.trainer import Trainer
 from dtrl.trajectories.columns import Origin
 from dtrl.windows import Windows
 
@@ -72,15 +73,15 @@ def test_the_loss_of_a_deterministic_policy_is_its_mean_squared_error(data, tmp_
 
 
 def test_the_learning_rate_warms_up_and_stays():
-    config = TrainingConfig(updates=1_000, learning_rate=2.0)
+    config = TrainingConfig(updates=1_000, learning_rate=2.0, schedule="constant")
     rates = [learning_rate(update, config) for update in range(1, 1_001)]
-    np.testing.assert_allclose(rates[:100], 2 * np.arange(1, 101) / 101)  # a tenth of the run, and never a rate of 0
+    np.testing.assert_allclose(rates[:100], 2 * np.arange(1, 101) / 101)  # and never a rate of 0
     assert rates[100:] == [2.0] * 900
-    assert (
-        learning_rate(10_000, TrainingConfig(updates=1_000_000))
-        < 1e-3
-        == learning_rate(10_001, TrainingConfig(updates=1_000_000))
-    )
+
+
+def test_a_longer_run_begins_as_a_shorter_one():
+    short, long = TrainingConfig(updates=200), TrainingConfig(updates=1_000_000)
+    assert [learning_rate(u, short) for u in range(1, 201)] == [learning_rate(u, long) for u in range(1, 201)]
 
 
 def test_the_learning_rate_falls_along_half_a_cosine_to_a_tenth():
@@ -92,7 +93,8 @@ def test_the_learning_rate_falls_along_half_a_cosine_to_a_tenth():
 
 
 def test_no_warm_up_starts_at_the_peak():
-    assert learning_rate(1, TrainingConfig(updates=10, warmup_updates=0)) == 1e-3
+    config = TrainingConfig(updates=10, warmup_updates=0, schedule="constant")
+    assert learning_rate(1, config) == config.learning_rate
 
 
 def test_the_optimiser_follows_the_schedule_and_the_log_tells_it(data, tmp_path):
