@@ -11,7 +11,7 @@ PINS   := setup.cfg pyproject.toml constraints.txt
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(VENV)/.demo  ## make a dataset, train a Decision Transformer on it, evaluate it (4 minutes)
+demo: $(VENV)/.demo  ## make a dataset, train a Decision Transformer on it, evaluate it (under 3 minutes once packages are there)
 	$(BIN)/dtrl demo
 
 test: $(VENV)/.test  ## run every test
