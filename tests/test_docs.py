@@ -36,7 +36,7 @@ REDUCED = [
     (r"\b(updates=)[\d_]+", r"\g<1>20"),
     (r"\b(episodes=)[\d_]+", r"\g<1>2"),
 ]
-DEFAULTS = {"train": ("--updates", "20"), "evaluate": ("--episodes", "2")}
+DEFAULTS = {"train": (("--updates", "20"), ("--eval-episodes", "2")), "evaluate": (("--episodes", "2"),)}
 """Added to a command that does not give the number itself."""
 ONLY_HELP = {"demo", "bench"}
 """Verbs that take minutes and have no smaller version: `--help` has to succeed and to name the flags that are used."""
@@ -137,9 +137,9 @@ def run_dtrl(words: list[str], session: Session) -> None:
             assert part in text, f"`dtrl {verb} --help` does not name {part}"
         return
     words = shlex.split(reduce(shlex.join(words)))
-    flag, value = DEFAULTS.get(verb, ("", ""))
-    if flag and "--help" not in words and not any(word.startswith(flag) for word in words):
-        words += [flag, value]
+    for flag, value in DEFAULTS.get(verb, ()):
+        if "--help" not in words and not any(word.startswith(flag) for word in words):
+            words += [flag, value]
     execute([*program, *words[1:]], session)
 
 
