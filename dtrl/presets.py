@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from gymnasium import spaces
@@ -26,8 +27,8 @@ def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
     """Decision Transformer [Chen et al. 2021, arXiv:2106.01345]: (return-to-go, observation, action) tokens, loss on the action."""
     fields = [
         Field("return", Continuous(1, "scale", scale=config.return_scale)),
-        Field("observation", observation_tokenizer(observation_space)),
-        Field("action", action_tokenizer(action_space), loss_weight=1.0),
+        Field("observation", tokenizer_of(observation_space, "standardize")),
+        Field("action", tokenizer_of(action_space, "bounds"), loss_weight=1.0),
     ]
     tokens_per_step = sum(f.tokenizer.num_tokens for f in fields)
     backbone = Transformer(
@@ -53,8 +54,8 @@ def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
 def bc(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
     """Behaviour cloning: the action from the observation alone, by an MLP. `filtered_bc` is the same network on the best episodes of the data."""
     fields = [
-        Field("observation", observation_tokenizer(observation_space)),
-        Field("action", action_tokenizer(action_space), loss_weight=1.0, in_context=False),
+        Field("observation", tokenizer_of(observation_space, "standardize")),
+        Field("action", tokenizer_of(action_space, "bounds"), loss_weight=1.0, in_context=False),
     ]
     backbone = Pointwise(config.width, config.layers, config.dropout, config.activation)
     return SequenceModel(
@@ -108,18 +109,12 @@ def columns_for(model: SequenceModel, trajectories: Trajectories) -> dict[str, o
     return {f.name: getattr(trajectories, FIELD_COLUMNS[f.name]) for f in model.fields}
 
 
-def observation_tokenizer(space: Space) -> Tokenizer:
+def tokenizer_of(space: Space, rule: Literal["standardize", "bounds"]) -> Tokenizer:
+    """Ids for a Discrete space, else the vectors of a Box scaled by the rule."""
     if isinstance(space, spaces.Discrete):
         return Categories(int(space.n), int(space.start))
     assert isinstance(space, spaces.Box)
-    return Continuous(space.shape[0], "standardize")
-
-
-def action_tokenizer(space: Space) -> Tokenizer:
-    if isinstance(space, spaces.Discrete):
-        return Categories(int(space.n), int(space.start))
-    assert isinstance(space, spaces.Box)
-    return Continuous(space.shape[0], "bounds", box=space)
+    return Continuous(space.shape[0], rule, box=space if rule == "bounds" else None)
 
 
 def action_head(config: ModelConfig, space: Space) -> nn.Module:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,7 @@ def load_checkpoint(
 
     verify(folder)
     stored = json.loads((folder / TRAINING_FILE).read_text())
-    changed = [
-        f"{name} {stored['training'].get(name)} → {value}"
-        for name, value in asdict(config).items()
-        if name not in FREE and stored["training"].get(name) != value
-    ]
+    changed = differences(asdict(config), stored["training"], FREE)
     if changed:
         raise InputError(
             f"{folder.parent.parent} was begun with other settings ({'; '.join(changed)}); resume it with its own, or begin another run."
@@ -132,13 +129,18 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Te
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
+def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
+    """The settings that are not the stored ones, each as "name old → new"; the free ones are left out."""
+    return [
+        f"{name} {stored.get(name)} → {value}"
+        for name, value in wanted.items()
+        if name not in free and stored.get(name) != value
+    ]
+
+
 def same_model(config: ModelConfig, stored: ModelConfig, run: Path) -> None:
     """Raise InputError where a resumed run's model is not the one that is asked for, naming each difference."""
-    changed = [
-        f"{name} {getattr(stored, name)} → {value}"
-        for name, value in asdict(config).items()
-        if getattr(stored, name) != value
-    ]
+    changed = differences(asdict(config), asdict(stored))
     if changed:
         raise InputError(
             f"{run} was begun with another model ({'; '.join(changed)}); resume it with its own settings, or begin another run."

@@ -276,7 +276,7 @@ def test_full_attention_counts_the_steps_of_each_row_by_itself(policy_for, episo
     longest = max(LENGTHS)
     observations, rewards, first, targets = random_play(rows=2, steps=2 * longest - 1)
     first[longest, 0] = first[longest - 1, 1] = True
-    play(policy, observations, rewards, first, targets)
+    assert np.isfinite(play(policy, observations, rewards, first, targets)).all()
 
 
 def test_block_feeds_the_backbone_five_and_a_half_tokens_a_step(episodes, untrained_policy, monkeypatch):

@@ -72,6 +72,7 @@ def test_with_a_reference_the_right_axis_is_the_normalised_score():
 def test_odd_reports_are_drawn_without_a_warning(targets, data, tmp_path):
     make_report(targets).plot(tmp_path / "figure.png", data)
     save_figure(sweep_figure([(1, make_report(targets))]), tmp_path / "sweep.png")
+    assert all((tmp_path / name).stat().st_size > 0 for name in ("figure.png", "sweep.png"))
 
 
 def test_the_sweep_has_a_line_per_target_in_order_of_the_updates():

@@ -186,6 +186,7 @@ def test_closing_twice_does_no_harm(tmp_path):
     log = RunLogger(tmp_path)
     log.close()
     log.close()
+    assert (tmp_path / "progress.jsonl").read_bytes() == b""
 
 
 def test_tensorboard_is_not_imported_before_it_is_needed():
