@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from dtrl.backbones import Backbone
-from dtrl.backbones.attention import dropout
+from dtrl.backbones.dropout import dropout
 from dtrl.tokenizers import Tokenizer
 from dtrl.windows import Batch
 
@@ -111,9 +111,11 @@ class SequenceModel(nn.Module):
         steps = batch.timesteps.shape[1]
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
         reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
-        read = torch.cat([r.flatten() for r in reads.values()])
+        read: Tensor | slice = torch.cat([r.flatten() for r in reads.values()])
         last = max(self.slots[name] + self.field(name).tokenizer.num_tokens for name in self.heads)
         end = (steps - 1) * self.tokens_per_step + last - 1  # what follows the last token that is read cannot reach it
+        if len(read) == steps and last > 1:  # one token a step: a slice is a view, and its gradient needs no scatter
+            read = slice(last - 2, None, self.tokens_per_step)
         hidden, _ = self.backbone(x[:, : max(1, end)], read=read)
         pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
         return {

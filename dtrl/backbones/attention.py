@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dtrl.backbones.base import ACTIVATIONS, Backbone
 from dtrl.backbones.cache import Cache, KeyValueState, known_mask, plan
+from dtrl.backbones.dropout import add_dropped, dropout
 
 ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
@@ -137,37 +138,40 @@ class Block(nn.Module):
     ) -> Tensor:
         """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere."""
         (attention_norm, mlp_norm), (_, projection) = self.norms, self.weights
-        query, key_value = self.project(attention_norm(x), read)
+        heads, shared = self.heads * self.head_width, self.kv_heads * self.head_width
+        if cache is None:
+            query, key, value = map(self.by_head, self.project(attention_norm(x), read, (heads, shared, shared)))
+        else:
+            query, joined = map(self.by_head, self.project(attention_norm(x), read, (heads, 2 * shared)))
+            key, value = joined.split(self.kv_heads, dim=1)
         if read is not None:
             x, mask = x[:, read], mask[..., read, :]
         if rotation is not None:
             cos, sin = rotation
             query = rotate(query, cos if read is None else cos[:, :, read], sin if read is None else sin[:, :, read])
-            key_value = torch.cat(
-                [rotate(key_value[:, : self.kv_heads], cos, sin), key_value[:, self.kv_heads :]], dim=1
-            )
+            key = rotate(key, cos, sin)
         if cache is not None:
-            key_value = cache[0].write(cache[1], key_value)
+            store, layer = cache
+            if rotation is not None:
+                joined = torch.cat([key, value], dim=1)
+            key, value = store.write(layer, joined).split(self.kv_heads, dim=1)
         rate = self.dropout if self.training else 0.0
-        key, value = key_value[:, : self.kv_heads], key_value[:, self.kv_heads :]
         mixed = attend(query, key, value, mask, rate).transpose(1, 2).flatten(2)
-        x = x + dropout(F.linear(mixed, *projection), rate)
-        return x + dropout(self.mlp(mlp_norm(x)), rate)
+        x = add_dropped(x, F.linear(mixed, *projection), rate)
+        return add_dropped(x, self.mlp(mlp_norm(x)), rate)
 
-    def project(self, x: Tensor, read: Tensor | slice | None) -> tuple[Tensor, Tensor]:
-        """Queries (B, H, R, D/H), and keys with values (B, 2 · H_kv, L, D/H)."""
-        batch, length, _ = x.shape
+    def project(self, x: Tensor, read: Tensor | slice | None, parts: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """The projections of the tokens in `parts` of the given widths: first the queries (B, R, ·), then keys and values (B, L, ·)."""
         weight, bias = self.weights[0]
         if read is None:
-            whole = F.linear(x, weight, bias).view(batch, length, -1, self.head_width).transpose(1, 2)
-            return whole[:, : self.heads], whole[:, self.heads :]
-        own = self.heads * self.head_width
-        query = F.linear(x[:, read], weight[:own], None if bias is None else bias[:own])
-        key_value = F.linear(x, weight[own:], None if bias is None else bias[own:])
-        return (
-            query.view(batch, -1, self.heads, self.head_width).transpose(1, 2),
-            key_value.view(batch, length, -1, self.head_width).transpose(1, 2),
-        )
+            return F.linear(x, weight, bias).split(parts, dim=-1)
+        cut = (parts[0], sum(parts[1:]))
+        (own, shared), (own_bias, shared_bias) = weight.split(cut), (None, None) if bias is None else bias.split(cut)
+        return F.linear(x[:, read], own, own_bias), *F.linear(x, shared, shared_bias).split(parts[1:], dim=-1)
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """(B, L, n · D/H) → (B, n, L, D/H)."""
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -248,20 +252,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float)
     scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(query.shape[-1]))
     weights = (scores + mask).softmax(dim=-1)
     return dropout(weights, rate) @ value
-
-
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """Zero a share `rate` of x, a multiple of 2⁻¹⁶, and scale the rest.
-
-    On the CPU four decisions are taken from each 64-bit random number, which is several times faster than torch's one draw an element."""
-    if rate == 0:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, rate)
-    dropped = round(rate * 65536)
-    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
-    keep = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - 32768
-    return x * (keep * (65536 / (65536 - dropped)))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
