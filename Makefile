@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# a worker a core, each with one thread (tests/conftest.py)
+PYTEST  = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 PINS   := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
@@ -15,10 +17,10 @@ demo: $(VENV)/.demo  ## make a dataset, train a Decision Transformer on it, eval
 	$(BIN)/dtrl demo
 
 test: $(VENV)/.test  ## run every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(VENV)/.test  ## run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.dev  ## style, types and the import contract
 	@status=0; for tool in "ruff check" "ruff format --check" mypy lint-imports; do \

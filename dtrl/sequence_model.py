@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -64,6 +65,8 @@ class SequenceModel(nn.Module):
         context = [f for f in fields if f.in_context]
         self.tokenizers = nn.ModuleDict({f.name: f.tokenizer for f in fields})
         self.embeddings = nn.ModuleDict({f.name: embedding(f.tokenizer, width) for f in context})
+        # plain references: finding a module in a ModuleDict at every step of acting costs as much as a small kernel
+        self.embedders = {f.name: (f.tokenizer.encode, self.embeddings[f.name]) for f in context}
         self.timestep_embedding = nn.Embedding(max_timestep, width) if max_timestep else None
         if self.timestep_embedding is not None:
             # torch's unit deviation would drown the embedded return, observation and action to which it is added
@@ -87,9 +90,6 @@ class SequenceModel(nn.Module):
                 )
         return slots
 
-    def field(self, name: str) -> Field:
-        return self.by_name[name]
-
     def fit(self, columns: Mapping[str, object]) -> None:
         """Fit each field's tokenizer to its column of data."""
         for f in self.fields:
@@ -99,10 +99,14 @@ class SequenceModel(nn.Module):
         """Tokens (B, T · n, D) of the named fields, n a step, in the given order. Training and acting both call this.
 
         `timesteps` are (B, T), or (B, T, n) where the tokens of a step differ in it, as they do in acting: the last action and what followed it."""
-        tokens = [self.embeddings[name](self.field(name).tokenizer.encode(values[name])) for name in names]
+        tokens = []
+        for name in names:
+            encode, embed = self.embedders[name]
+            tokens.append(embed(encode(values[name])))
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)
         if self.timestep_embedding is not None:
-            time = self.timestep_embedding(timesteps.clamp(max=self.timestep_embedding.num_embeddings - 1))
+            table = self.timestep_embedding.weight
+            time = F.embedding(timesteps.clamp_max(len(table) - 1), table)
             x = x + (time.unsqueeze(2) if timesteps.dim() == 2 else time)
         return dropout(self.norm(x.flatten(1, 2)), self.dropout if self.training else 0.0)
 
@@ -112,7 +116,7 @@ class SequenceModel(nn.Module):
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
         reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
         read: Tensor | slice = torch.cat([r.flatten() for r in reads.values()])
-        last = max(self.slots[name] + self.field(name).tokenizer.num_tokens for name in self.heads)
+        last = max(self.slots[name] + self.by_name[name].tokenizer.num_tokens for name in self.heads)
         end = (steps - 1) * self.tokens_per_step + last - 1  # what follows the last token that is read cannot reach it
         if len(read) == steps and last > 1:  # one token a step: a slice is a view, and its gradient needs no scatter
             read = slice(last - 2, None, self.tokens_per_step)
@@ -127,7 +131,7 @@ class SequenceModel(nn.Module):
 
         A field that opens the block is predicted from the end of the block before; at the first step nothing is before it, and the loss leaves
         that step out."""
-        tokens = torch.arange(self.field(name).tokenizer.num_tokens, device=device)
+        tokens = torch.arange(self.by_name[name].tokenizer.num_tokens, device=device)
         first = torch.arange(steps, device=device)[:, None] * self.tokens_per_step + self.slots[name]
         return torch.clamp(first + tokens - 1, min=0)
 
@@ -142,7 +146,7 @@ class SequenceModel(nn.Module):
             {},
         )
         for name, distribution in self(batch).items():
-            f = self.field(name)
+            f = self.by_name[name]
             target = f.tokenizer.encode(batch.values[name])
             valid = batch.valid.unsqueeze(-1).expand(target.shape[:3])
             if self.slots[name] == 0:

@@ -117,7 +117,7 @@ class Recorder(nn.Module):
     memory = True
 
     def forward(self, x, state=None, read=None):
-        self.x, self.read = x, read
+        self.x, self.read = x, torch.arange(x.shape[1])[read]
         return x[:, read], state
 
 

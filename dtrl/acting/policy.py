@@ -116,7 +116,7 @@ class Policy:
         self.after = [f.name for f in model.fields[cut:] if f.in_context]
         self.ages = np.array([1] * len(self.after) + [0] * len(self.before))
         self._anchor = next(model.parameters())
-        self._head, self._tokenizer = model.heads[self.acted], model.field(self.acted).tokenizer
+        self._head, self._tokenizer = model.heads[self.acted], model.by_name[self.acted].tokenizer
         self._state: PolicyState | None = None
 
     @property

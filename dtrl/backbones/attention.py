@@ -21,7 +21,7 @@ from dtrl.backbones.dropout import add_dropped, dropout
 ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
 FEW_TOKENS = 8
-"""Up to so many tokens, leaving out those that nobody reads costs more than computing them."""
+"""Up to so many tokens in a batch, leaving out those that nobody reads costs more than computing them."""
 
 
 class Transformer(Backbone):
@@ -66,15 +66,15 @@ class Transformer(Backbone):
         length = x.shape[1]
         cache = None
         if state is None:
-            positions = torch.arange(length, device=x.device)
+            positions = partial(torch.arange, length, device=x.device)
             # a compiled forward builds its own: dynamo warns of a cache that it cannot see into
             known = known_mask if not torch.compiler.is_compiling() else known_mask.__wrapped__
             mask = known(0, length, length, self.band, x.device, x.dtype)
         else:
             positions, mask, cache = plan(state, length, self.band, x.device, x.dtype)
-        rotation = self.rotation(positions, x.dtype) if self.rotary else None
+        rotation = self.rotation(positions(), x.dtype) if self.rotary else None
         last = len(self.blocks) - 1
-        early = read if length > FEW_TOKENS else None
+        early = read if x.shape[0] * length > FEW_TOKENS else None
         for i, block in enumerate(self.blocks):
             x = block(x, mask, rotation, None if cache is None else (cache, i), early if i == last else None)
         if read is not None and early is None:
@@ -142,19 +142,19 @@ class Block(nn.Module):
         if cache is None:
             query, key, value = map(self.by_head, self.project(attention_norm(x), read, (heads, shared, shared)))
         else:
-            query, joined = map(self.by_head, self.project(attention_norm(x), read, (heads, 2 * shared)))
-            key, value = joined.split(self.kv_heads, dim=1)
+            query, key_value = map(self.by_head, self.project(attention_norm(x), read, (heads, 2 * shared)))
         if read is not None:
             x, mask = x[:, read], mask[..., read, :]
         if rotation is not None:
             cos, sin = rotation
             query = rotate(query, cos if read is None else cos[:, :, read], sin if read is None else sin[:, :, read])
-            key = rotate(key, cos, sin)
+            if cache is None:
+                key = rotate(key, cos, sin)
+            else:
+                key, value = key_value.chunk(2, dim=1)
+                key_value = torch.cat([rotate(key, cos, sin), value], dim=1)
         if cache is not None:
-            store, layer = cache
-            if rotation is not None:
-                joined = torch.cat([key, value], dim=1)
-            key, value = store.write(layer, joined).split(self.kv_heads, dim=1)
+            key, value = cache[0].write(cache[1], key_value).chunk(2, dim=1)
         rate = self.dropout if self.training else 0.0
         mixed = attend(query, key, value, mask, rate).transpose(1, 2).flatten(2)
         x = add_dropped(x, F.linear(mixed, *projection), rate)
@@ -164,14 +164,14 @@ class Block(nn.Module):
         """The projections of the tokens in `parts` of the given widths: first the queries (B, R, ·), then keys and values (B, L, ·)."""
         weight, bias = self.weights[0]
         if read is None:
-            return F.linear(x, weight, bias).split(parts, dim=-1)
+            return F.linear(x, weight, bias).split_with_sizes(parts, dim=-1)
         cut = (parts[0], sum(parts[1:]))
         (own, shared), (own_bias, shared_bias) = weight.split(cut), (None, None) if bias is None else bias.split(cut)
-        return F.linear(x[:, read], own, own_bias), *F.linear(x, shared, shared_bias).split(parts[1:], dim=-1)
+        return F.linear(x[:, read], own, own_bias), *F.linear(x, shared, shared_bias).split_with_sizes(parts[1:], dim=-1)
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, L, n · D/H) → (B, n, L, D/H)."""
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], -1, self.head_width).transpose(1, 2)
 
 
 class MLP(nn.Module):

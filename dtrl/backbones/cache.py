@@ -4,8 +4,9 @@ The cache is a ring of C slots a sequence: the token at position p (counted from
 its own length, and a reset only sets that to 0; which slots are visible follows from lengths alone, so stale ones need no erasing."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -44,39 +45,39 @@ class Cache:
         """Put keys and values (B, 2 · H_kv, L, D/H) of a layer into their slots; returns those of all slots in use, in slot order."""
         keys_values = self.state.keys_values[layer]
         if isinstance(self.slots, slice):
-            keys_values[:, :, self.slots] = new
+            keys_values.narrow(2, self.slots.start, new.shape[2]).copy_(new)
         else:
             rows = torch.arange(len(new), device=new.device)[:, None]
             keys_values[rows, :, self.slots] = new.transpose(1, 2)
-        return keys_values[:, :, : self.used]
+        return keys_values.narrow(2, 0, self.used)
 
 
 def plan(
     state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Cache]:
-    """Positions of `new` tokens, the mask over the slots in use, and where the tokens go.
+) -> tuple[Callable[[], Tensor], Tensor, Cache]:
+    """Positions of `new` tokens (to be asked for, as few trunks need them), the mask over the slots in use, and where the tokens go.
 
     A slot holds the newest token whose position leaves the slot's number when divided by the capacity; a position below zero marks a slot that
     is still empty. Where all rows have the same length and the ring does not turn over, slots are a slice and the mask has been seen before."""
     capacity, length = state.capacity, state.uniform()
     used = min(capacity, int(state.lengths.max()) + new)
     if length is not None:
-        positions = torch.arange(length, length + new, device=device)
+        in_order = partial(torch.arange, length, length + new, device=device)
         first = length % capacity
         slots: slice | Tensor = (
             slice(first, first + new)
             if first + new <= capacity
-            else (positions % capacity)[None].expand(len(state.lengths), -1)
+            else (in_order() % capacity)[None].expand(len(state.lengths), -1)
         )
         if length >= capacity:  # from here on masks repeat
             length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
-        return positions, known_mask(length, new, capacity, band, device, dtype), Cache(state, slots, used)
+        return in_order, known_mask(length, new, capacity, band, device, dtype), Cache(state, slots, used)
     lengths = torch.from_numpy(state.lengths).to(device)[:, None]
     positions = lengths + torch.arange(new, device=device)
     newest = lengths + (new - 1)
     slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
     return (
-        positions,
+        lambda: positions,
         additive(visible(positions, slot_positions, band)[:, None], dtype),
         Cache(state, positions % capacity, used),
     )
