@@ -66,7 +66,7 @@ class SequenceModel(nn.Module):
         self.tokenizers = nn.ModuleDict({f.name: f.tokenizer for f in fields})
         self.embeddings = nn.ModuleDict({f.name: embedding(f.tokenizer, width) for f in context})
         # plain references: finding a module in a ModuleDict at every step of acting costs as much as a small kernel
-        self.embedders = {f.name: (f.tokenizer.encode, self.embeddings[f.name]) for f in context}
+        self.embedders = {f.name: (f.tokenizer, self.embeddings[f.name]) for f in context}
         self.timestep_embedding = nn.Embedding(max_timestep, width) if max_timestep else None
         if self.timestep_embedding is not None:
             # torch's unit deviation would drown the embedded return, observation and action to which it is added
@@ -101,8 +101,8 @@ class SequenceModel(nn.Module):
         `timesteps` are (B, T), or (B, T, n) where the tokens of a step differ in it, as they do in acting: the last action and what followed it."""
         tokens = []
         for name in names:
-            encode, embed = self.embedders[name]
-            tokens.append(embed(encode(values[name])))
+            tokenizer, embed = self.embedders[name]
+            tokens.append(embed(tokenizer.encode(values[name])))
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)
         if self.timestep_embedding is not None:
             table = self.timestep_embedding.weight
