@@ -115,12 +115,12 @@ class SequenceModel(nn.Module):
         steps = batch.timesteps.shape[1]
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
         reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
-        read: Tensor | slice = torch.cat([r.flatten() for r in reads.values()])
+        positions = torch.cat([r.flatten() for r in reads.values()])
         last = max(self.slots[name] + self.by_name[name].tokenizer.num_tokens for name in self.heads)
         end = (steps - 1) * self.tokens_per_step + last - 1  # what follows the last token that is read cannot reach it
-        if len(read) == steps and last > 1:  # one token a step: a slice is a view, and its gradient needs no scatter
-            read = slice(last - 2, None, self.tokens_per_step)
-        hidden, _ = self.backbone(x[:, : max(1, end)], read=read)
+        # where one token a step is read, a slice is a view of them, and its gradient needs no scatter
+        evenly = slice(last - 2, None, self.tokens_per_step) if len(positions) == steps and last > 1 else positions
+        hidden, _ = self.backbone(x[:, : max(1, end)], read=evenly)
         pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
         return {
             name: self.heads[name](h.unflatten(1, reads[name].shape)) for name, h in zip(reads, pieces, strict=True)

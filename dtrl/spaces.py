@@ -1,8 +1,9 @@
-"""Observation and action spaces: which ones dtrl can tokenize, and their form in JSON files."""
+"""Observation and action spaces: which ones dtrl can tokenize, what a batch of their values is, and their form in JSON files."""
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 
 from dtrl.errors import InputError
@@ -25,6 +26,38 @@ def check_space(space: Space, role: str, where: str) -> None:
 def column_layout(space: Space) -> tuple[tuple[int, ...], type[np.generic]]:
     """Shape of one value and dtype of the column that holds a space's values: float32 vectors, int64 ids."""
     return ((), np.int64) if isinstance(space, spaces.Discrete) else (space.shape or (), np.float32)
+
+
+def batch_of(observation: npt.NDArray[Any] | int, space: Space) -> tuple[npt.NDArray[Any], bool]:
+    """Observations as (B, …), and whether a single one was given.
+
+    Raises InputError for a shape, a type or a value that does not fit the space."""
+    shape, dtype = column_layout(space)
+    if isinstance(observation, (tuple, dict)):
+        raise InputError(
+            f"observation is a {type(observation).__name__}, and the policy's space is {space}; "
+            "Gymnasium's reset returns (observation, info): pass only the first."
+        )
+    try:
+        values = np.asarray(observation).astype(dtype, casting="same_kind", copy=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"observation {str(observation)[:80]!r} does not fit {space} ({error}); give an array of its numbers."
+        ) from error
+    single = values.shape == shape
+    if single:
+        values = values[None]
+    if values.shape[1:] != shape or values.ndim != len(shape) + 1:
+        raise InputError(
+            f"observations have shape {values.shape}, and the policy was trained on {space}; give {shape}, or a batch of them."
+        )
+    if isinstance(space, spaces.Discrete) and not all(space.contains(v) for v in values):
+        raise InputError(f"observations {values.tolist()} are not all in {space}, on which the policy was trained.")
+    if values.dtype == np.float32 and not np.isfinite(values).all():
+        raise InputError(
+            f"the observation of environment {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinity; the environment is at fault."
+        )
+    return values, single
 
 
 def same_space(one: Space, other: Space) -> bool:

@@ -94,7 +94,8 @@ def untrained_policy():
     """Makes a small policy for trajectories, with weights so large that a mistake anywhere in the past is seen in the action."""
     import torch
 
-    from dtrl.acting.policy import DataSummary, Policy
+    from dtrl.acting.policy import Policy
+    from dtrl.acting.summary import DataSummary
     from dtrl.config import ModelConfig
     from dtrl.presets import build, columns_for, resolve
 

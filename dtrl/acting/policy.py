@@ -17,49 +17,16 @@ from torch.distributions import Categorical, Distribution
 import dtrl
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
+from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.decoding import choose
 from dtrl.errors import InputError
 from dtrl.presets import build
 from dtrl.sequence_model import SequenceModel
-from dtrl.spaces import Space, check_space, column_layout, space_from_json, space_to_json
+from dtrl.spaces import Space, batch_of, check_space, column_layout, space_from_json, space_to_json
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
-DEFAULT_TARGET_QUANTILE = 0.95
-"""The default target return is this quantile of the episode returns in the data: high, and still inside what the model has seen."""
-
-
-@dataclass(frozen=True)
-class DataSummary:
-    """What a policy remembers of the data it was trained on."""
-
-    dataset: str
-    env_spec: str | None
-    reference: tuple[float, float] | None
-    fingerprint: str | None
-    discount: float
-    delayed: bool
-    return_quantiles: tuple[float, ...]
-    """Episode returns at 0, 1, …, 100 %."""
-
-    @classmethod
-    def of(cls, trajectories: Trajectories) -> "DataSummary":
-        quantiles = np.quantile(trajectories.episode_returns, np.linspace(0, 1, 101))
-        o = trajectories.origin
-        return cls(
-            o.name,
-            o.env_spec,
-            o.reference,
-            o.fingerprint,
-            trajectories.discount,
-            trajectories.delayed,
-            tuple(float(q) for q in quantiles),
-        )
-
-    @property
-    def default_target_return(self) -> float:
-        return self.return_quantiles[round(100 * DEFAULT_TARGET_QUANTILE)]
 
 
 @dataclass
@@ -186,7 +153,7 @@ class Policy:
 
         `episode_start` (B,) says which environments have just been reset. `deterministic=False` samples, as `decoding` says
         where that samples. The returned state is the given one, updated in place: add rewards to its `reward`."""
-        observations, single = self.batch_of(observation)
+        observations, single = batch_of(observation, self.observation_space)
         if state is None:
             state = self.initial_state(len(observations))
         elif not isinstance(state, PolicyState):
@@ -250,39 +217,6 @@ class Policy:
             return np.asarray(np.minimum(np.maximum(decoded, space.low), space.high), dtype=space.dtype)
         return np.asarray(decoded, dtype=np.int64)
 
-    def batch_of(self, observation: Array | int) -> tuple[Array, bool]:
-        """Observations as (B, …), and whether a single one was given. Raises InputError for a shape that does not fit the space."""
-        shape, dtype = column_layout(self.observation_space)
-        if isinstance(observation, (tuple, dict)):
-            raise InputError(
-                f"observation is a {type(observation).__name__}, and the policy's space is {self.observation_space}; "
-                "Gymnasium's reset returns (observation, info): pass only the first."
-            )
-        try:
-            values = np.asarray(observation).astype(dtype, casting="same_kind", copy=False)
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"observation {str(observation)[:80]!r} does not fit {self.observation_space} ({error}); give an array of its numbers."
-            ) from error
-        single = values.shape == shape
-        if single:
-            values = values[None]
-        if values.shape[1:] != shape or values.ndim != len(shape) + 1:
-            raise InputError(
-                f"observations have shape {values.shape}, and the policy was trained on {self.observation_space}; give {shape}, or a batch of them."
-            )
-        if isinstance(self.observation_space, spaces.Discrete) and not all(
-            self.observation_space.contains(v) for v in values
-        ):
-            raise InputError(
-                f"observations {values.tolist()} are not all in {self.observation_space}, on which the policy was trained."
-            )
-        if values.dtype == np.float32 and not np.isfinite(values).all():
-            raise InputError(
-                f"the observation of environment {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinity; the environment is at fault."
-            )
-        return values, single
-
     def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
         """Begin an episode for `act`."""
         self._state = self.initial_state(num_envs, target_return)
@@ -290,7 +224,7 @@ class Policy:
     def act(self, observation: Array | int, reward: float | Array = 0.0, deterministic: bool = True) -> Array:
         """The action for an observation, told the reward that the last action earned. The simplest loop: reset(), then act() at every step."""
         if self._state is None:
-            self.reset(num_envs=len(self.batch_of(observation)[0]))
+            self.reset(num_envs=len(batch_of(observation, self.observation_space)[0]))
         assert self._state is not None
         if self._state.started:
             self._state.reward += reward
@@ -335,11 +269,7 @@ class Policy:
         tensors, document = load_artefact(Path(path))
         try:
             config = ModelConfig(**document["model"])
-            data = document["data"]
-            reference = tuple(data["reference"]) if data["reference"] else None
-            summary = DataSummary(
-                **{**data, "reference": reference, "return_quantiles": tuple(data["return_quantiles"])}
-            )
+            summary = DataSummary.from_json(document["data"])
             observation_space, action_space = (
                 space_from_json(document["observation_space"]),
                 space_from_json(document["action_space"]),

@@ -66,7 +66,7 @@ class Transformer(Backbone):
         length = x.shape[1]
         cache = None
         if state is None:
-            positions = partial(torch.arange, length, device=x.device)
+            positions: Callable[[], Tensor] = partial(torch.arange, length, device=x.device)
             # a compiled forward builds its own: dynamo warns of a cache that it cannot see into
             known = known_mask if not torch.compiler.is_compiling() else known_mask.__wrapped__
             mask = known(0, length, length, self.band, x.device, x.dtype)
@@ -167,7 +167,8 @@ class Block(nn.Module):
             return F.linear(x, weight, bias).split_with_sizes(parts, dim=-1)
         cut = (parts[0], sum(parts[1:]))
         (own, shared), (own_bias, shared_bias) = weight.split(cut), (None, None) if bias is None else bias.split(cut)
-        return F.linear(x[:, read], own, own_bias), *F.linear(x, shared, shared_bias).split_with_sizes(parts[1:], dim=-1)
+        rest = F.linear(x, shared, shared_bias).split_with_sizes(parts[1:], dim=-1)
+        return F.linear(x[:, read], own, own_bias), *rest
 
     def by_head(self, x: Tensor) -> Tensor:
         """(B, L, n · D/H) → (B, n, L, D/H)."""

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from dtrl.acting import Policy, make_environment
-from dtrl.acting.policy import DataSummary
+from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError
 from dtrl.presets import build

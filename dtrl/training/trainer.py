@@ -17,8 +17,8 @@ from torch import Tensor
 
 from dtrl.acting import Policy
 from dtrl.acting.artefact import parameters_sha256
-from dtrl.acting.policy import DataSummary
 from dtrl.acting.runs import checkpoints, load_policy
+from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, write_atomically
