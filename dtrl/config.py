@@ -59,6 +59,9 @@ class ModelConfig:
         "distribution of the action: auto is deterministic for Box and categorical for Discrete",
         ("auto", "deterministic", "gaussian", "tanh_gaussian", "categorical"),
     )
+    image_encoder: str = option(
+        "conv", "how images are embedded: conv (three convolutions) or patch (linear patches)", ("conv", "patch")
+    )
     timestep_embedding: bool | None = option(
         None, "add a learned embedding of the timestep; by default gpt2 does and modern does not"
     )

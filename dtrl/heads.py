@@ -2,6 +2,7 @@
 
 A head works in token units: a continuous action's token lies in [−1, 1] where the action space has bounds (see `tokenizers.continuous`)."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -115,9 +116,53 @@ class Categories(nn.Module):
         return Categorical(logits=F.log_softmax(self.logits(hidden), dim=-1), validate_args=False)
 
 
+class OneHots(Distribution):
+    """Independent choices, as the token that `tokenizers.OneHot` makes of them: the one-hot vectors of all, end to end."""
+
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, logits: Tensor, sizes: Sequence[int]) -> None:
+        self.parts = [F.log_softmax(part, dim=-1) for part in logits.split_with_sizes(list(sizes), dim=-1)]
+        self.sizes = tuple(sizes)
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """(…, Σ sizes) log-probabilities within each choice."""
+        return torch.cat(self.parts, dim=-1)
+
+    @property
+    def mode(self) -> Tensor:
+        return self.one_hot([part.argmax(dim=-1) for part in self.parts])
+
+    def one_hot(self, ids: Sequence[Tensor]) -> Tensor:
+        """The token of given ids, one a choice."""
+        parts = [F.one_hot(i, n).to(self.parts[0].dtype) for i, n in zip(ids, self.sizes, strict=True)]
+        return torch.cat(parts, dim=-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        return self.one_hot([Categorical(logits=part, validate_args=False).sample(sample_shape) for part in self.parts])
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of a token; sum over the choices. Selects rather than multiplies: 0 · −∞ would be NaN."""
+        return torch.where(value > 0.5, self.logits, 0.0).sum(dim=-1)
+
+
+class Choices(nn.Module):
+    """Logits of several choices, all from one hidden vector."""
+
+    def __init__(self, width: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.logits, self.sizes = nn.Linear(width, sum(sizes)), tuple(sizes)
+
+    def forward(self, hidden: Tensor) -> OneHots:
+        return OneHots(self.logits(hidden), self.sizes)
+
+
 HEADS: dict[str, type[nn.Module]] = {
     "deterministic": Deterministic,
     "gaussian": Gaussian,
     "tanh_gaussian": TanhGaussian,
     "categorical": Categories,
 }
+"""For Box and Discrete actions; those of several choices take `Choices`."""

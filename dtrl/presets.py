@@ -1,23 +1,25 @@
 """Methods as configurations: each preset is a function that returns a SequenceModel. A new one is a function here and a row in `PRESETS`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 from torch import nn
 
 from dtrl.backbones import Pointwise, Transformer
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.heads import HEADS
+from dtrl.heads import HEADS, Choices
 from dtrl.sequence_model import Field, SequenceModel
-from dtrl.spaces import Space
-from dtrl.tokenizers import Categories, Continuous, Tokenizer
+from dtrl.spaces import Space, is_image, leaves
+from dtrl.tokenizers import Categories, Continuous, Image, OneHot, Tokenizer
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
-from dtrl.windows import FIELD_COLUMNS
+from dtrl.windows import field_columns
 
 RETURN_DEVIATION = 2.0
 """Standard deviation of the return tokens by default: wide enough that neighbouring returns look different to the model from the first update."""
@@ -27,10 +29,10 @@ def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
     """Decision Transformer [Chen et al. 2021, arXiv:2106.01345]: (return-to-go, observation, action) tokens, loss on the action."""
     fields = [
         Field("return", Continuous(1, "scale", scale=config.return_scale)),
-        Field("observation", tokenizer_of(observation_space, "standardize")),
-        Field("action", tokenizer_of(action_space, "bounds"), loss_weight=1.0),
+        *fields_of("observation", observation_space, "standardize"),
+        *fields_of("action", action_space, "bounds", loss_weight=1.0),
     ]
-    tokens_per_step = sum(f.tokenizer.num_tokens for f in fields)
+    tokens_per_step = sum(f.tokenizer.num_tokens for f in fields if not f.joined)
     backbone = Transformer(
         config.width,
         config.layers,
@@ -44,22 +46,28 @@ def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
     return SequenceModel(
         fields,
         backbone,
-        {"action": action_head(config, action_space)},
+        action_heads(config, action_space),
         width=config.width,
         max_timestep=config.max_timestep if config.timestep_embedding else None,
         dropout=config.dropout,
+        image_encoder=config.image_encoder,
     )
 
 
 def bc(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
     """Behaviour cloning: the action from the observation alone, by an MLP. `filtered_bc` is the same network on the best episodes of the data."""
     fields = [
-        Field("observation", tokenizer_of(observation_space, "standardize")),
-        Field("action", tokenizer_of(action_space, "bounds"), loss_weight=1.0, in_context=False),
+        *fields_of("observation", observation_space, "standardize"),
+        *fields_of("action", action_space, "bounds", loss_weight=1.0, in_context=False),
     ]
     backbone = Pointwise(config.width, config.layers, config.dropout, config.activation)
     return SequenceModel(
-        fields, backbone, {"action": action_head(config, action_space)}, width=config.width, normalize=False
+        fields,
+        backbone,
+        action_heads(config, action_space),
+        width=config.width,
+        normalize=False,
+        image_encoder=config.image_encoder,
     )
 
 
@@ -75,7 +83,7 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     """The configuration with every default that depends on the data filled in, so that it describes one network and can be saved."""
     if config.preset not in PRESETS:
         raise InputError(f"preset {config.preset!r} is unknown; {did_you_mean(config.preset, list(PRESETS))}")
-    discrete = isinstance(trajectories.action_space, spaces.Discrete)
+    discrete = not any(isinstance(leaf.space, spaces.Box) for leaf in leaves(trajectories.action_space))
     head = config.head if config.head != "auto" else ("categorical" if discrete else "deterministic")
     if discrete != (head == "categorical"):
         raise InputError(
@@ -106,20 +114,56 @@ def window_length(config: ModelConfig) -> int:
 
 def columns_for(model: SequenceModel, trajectories: Trajectories) -> dict[str, object]:
     """Field name → column, for `SequenceModel.fit`."""
-    return {f.name: getattr(trajectories, FIELD_COLUMNS[f.name]) for f in model.fields}
+    columns = field_columns(trajectories)
+    return {f.name: columns[f.name] for f in model.fields}
+
+
+def fields_of(
+    role: str,
+    space: Space,
+    rule: Literal["standardize", "bounds"],
+    *,
+    loss_weight: float = 0.0,
+    in_context: bool = True,
+) -> list[Field]:
+    """One field a leaf of the space, all sharing one token a step."""
+    return [
+        Field(leaf.name(role), tokenizer_of(leaf.space, rule), loss_weight, in_context, joined=i > 0)
+        for i, leaf in enumerate(leaves(space))
+    ]
 
 
 def tokenizer_of(space: Space, rule: Literal["standardize", "bounds"]) -> Tokenizer:
-    """Ids for a Discrete space, else the vectors of a Box scaled by the rule."""
+    """Of a simple space: ids for Discrete, one-hot vectors for several choices, bytes for observed images, else the numbers of a Box scaled by the rule."""
     if isinstance(space, spaces.Discrete):
         return Categories(int(space.n), int(space.start))
-    assert isinstance(space, spaces.Box)
-    return Continuous(space.shape[0], rule, box=space if rule == "bounds" else None)
+    if isinstance(space, spaces.Box):
+        if rule == "standardize" and is_image(space):
+            return Image(space.shape)
+        return Continuous(math.prod(space.shape), rule, box=space)
+    return OneHot(*choices_of(space))
 
 
-def action_head(config: ModelConfig, space: Space) -> nn.Module:
-    head = HEADS[config.head]
-    if isinstance(space, spaces.Discrete):
-        return head(config.width, int(space.n))
-    assert isinstance(space, spaces.Box)
-    return head(config.width, space.shape[0], bool(np.isfinite(space.low).all() and np.isfinite(space.high).all()))
+def choices_of(space: Space) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Sizes and starts of the choices of a space that has several at once."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec.astype(np.int64), space.start.astype(np.int64)
+    if isinstance(space, spaces.MultiBinary):
+        return np.full(space.shape, 2), None
+    assert isinstance(space, spaces.Text)
+    return np.full(space.max_length, len(space.characters) + 1), None
+
+
+def action_heads(config: ModelConfig, space: Space) -> dict[str, nn.Module]:
+    """A head for each leaf of the action space. The configured kind is for its Boxes; choices have categorical ones."""
+    heads: dict[str, nn.Module] = {}
+    for leaf in leaves(space):
+        tokenizer = tokenizer_of(leaf.space, "bounds")
+        if isinstance(tokenizer, OneHot):
+            head: nn.Module = Choices(config.width, tokenizer.sizes)
+        elif isinstance(tokenizer, Categories):
+            head = HEADS["categorical"](config.width, tokenizer.vocab_size)
+        else:
+            head = HEADS[config.head](config.width, tokenizer.token_width, bounded=True)
+        heads[leaf.name("action")] = head
+    return heads

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from dtrl.backbones import Backbone
 from dtrl.backbones.dropout import dropout
+from dtrl.embeddings import embedding
 from dtrl.tokenizers import Tokenizer
 from dtrl.windows import Batch
 
@@ -28,6 +29,9 @@ class Field:
     """Weight of −log p of its tokens in the loss; 0 for a field that only conditions."""
     in_context: bool = True
     """Whether its tokens are fed to the model. A field that is not is predicted from the slot before it and never seen."""
+    joined: bool = False
+    """Whether it shares the token of the field before it: the parts of a Dict are embedded each in its own way and added up, and the parts of a
+    composite action are predicted from the same hidden vector."""
 
 
 @dataclass(frozen=True)
@@ -58,31 +62,46 @@ class SequenceModel(nn.Module):
         max_timestep: int | None = None,
         normalize: bool = True,
         dropout: float = 0.0,
+        image_encoder: str = "conv",
     ) -> None:
         super().__init__()
         self.fields, self.width, self.dropout = tuple(fields), width, dropout
         self.by_name = {f.name: f for f in fields}
         context = [f for f in fields if f.in_context]
-        self.tokenizers = nn.ModuleDict({f.name: f.tokenizer for f in fields})
-        self.embeddings = nn.ModuleDict({f.name: embedding(f.tokenizer, width) for f in context})
+        self.tokenizers = nn.ModuleDict({module_name(f.name): f.tokenizer for f in fields})
+        embeddings = {f.name: embedding(f.tokenizer, width, image_encoder) for f in context}
+        self.embeddings = nn.ModuleDict({module_name(name): layer for name, layer in embeddings.items()})
         # plain references: finding a module in a ModuleDict at every step of acting costs as much as a small kernel
-        self.embedders = {f.name: (f.tokenizer, self.embeddings[f.name]) for f in context}
+        self.embedders = {f.name: (f.tokenizer, embeddings[f.name], f.joined) for f in context}
         self.timestep_embedding = nn.Embedding(max_timestep, width) if max_timestep else None
         if self.timestep_embedding is not None:
             # torch's unit deviation would drown the embedded return, observation and action to which it is added
             nn.init.normal_(self.timestep_embedding.weight, std=0.02)
         self.norm = nn.LayerNorm(width) if normalize else nn.Identity()
         self.backbone = backbone
-        self.heads = nn.ModuleDict(heads)
-        self.tokens_per_step = sum(f.tokenizer.num_tokens for f in context)
+        self.heads = nn.ModuleDict({module_name(name): head for name, head in heads.items()})
+        self.head_of = dict(heads)
+        self.tokens_per_step = sum(f.tokenizer.num_tokens for f in context if not f.joined)
         self.slots = self.slots_of_fields()
 
     def slots_of_fields(self) -> dict[str, int]:
         """The slot of the block at which each field begins; for a field out of context, the slot that it would have."""
-        slots, slot = {}, 0
-        for f in self.fields:
+        slots: dict[str, int] = {}
+        slot = 0
+        for i, f in enumerate(self.fields):
             slots[f.name] = slot
-            if f.in_context:
+            if f.joined:
+                before = self.fields[i - 1]
+                if i == 0 or (before.in_context, before.tokenizer.num_tokens, f.tokenizer.num_tokens) != (
+                    f.in_context,
+                    1,
+                    1,
+                ):
+                    raise ValueError(
+                        f"field {f.name!r} cannot join the field before it: both must have one token a step, in context or not"
+                    )
+                slots[f.name] = slots[before.name]
+            elif f.in_context:
                 slot += f.tokenizer.num_tokens
             elif f.tokenizer.num_tokens != 1:
                 raise ValueError(
@@ -99,10 +118,14 @@ class SequenceModel(nn.Module):
         """Tokens (B, T · n, D) of the named fields, n a step, in the given order. Training and acting both call this.
 
         `timesteps` are (B, T), or (B, T, n) where the tokens of a step differ in it, as they do in acting: the last action and what followed it."""
-        tokens = []
+        tokens: list[Tensor] = []
         for name in names:
-            tokenizer, embed = self.embedders[name]
-            tokens.append(embed(tokenizer.encode(values[name])))
+            tokenizer, embed, joined = self.embedders[name]
+            token = embed(tokenizer.encode(values[name]))
+            if joined:
+                tokens[-1] = tokens[-1] + token
+            else:
+                tokens.append(token)
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)
         if self.timestep_embedding is not None:
             table = self.timestep_embedding.weight
@@ -114,26 +137,25 @@ class SequenceModel(nn.Module):
         """The distribution of every field with a head, at every step: batch shape (B, K, n)."""
         steps = batch.timesteps.shape[1]
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
-        reads = {name: self.read_positions(name, steps, x.device) for name in self.heads}
+        groups = {name: (self.slots[name], self.by_name[name].tokenizer.num_tokens) for name in self.head_of}
+        reads = {group: self.read_positions(*group, steps, x.device) for group in dict.fromkeys(groups.values())}
         positions = torch.cat([r.flatten() for r in reads.values()])
-        last = max(self.slots[name] + self.by_name[name].tokenizer.num_tokens for name in self.heads)
+        last = max(slot + tokens for slot, tokens in reads)
         end = (steps - 1) * self.tokens_per_step + last - 1  # what follows the last token that is read cannot reach it
         # where one token a step is read, a slice is a view of them, and its gradient needs no scatter
         evenly = slice(last - 2, None, self.tokens_per_step) if len(positions) == steps and last > 1 else positions
         hidden, _ = self.backbone(x[:, : max(1, end)], read=evenly)
         pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
-        return {
-            name: self.heads[name](h.unflatten(1, reads[name].shape)) for name, h in zip(reads, pieces, strict=True)
-        }
+        hidden_of = {group: h.unflatten(1, reads[group].shape) for group, h in zip(reads, pieces, strict=True)}
+        return {name: self.head_of[name](hidden_of[group]) for name, group in groups.items()}
 
-    def read_positions(self, name: str, steps: int, device: torch.device) -> Tensor:
-        """(K, n) the positions whose hidden vectors predict the field's tokens: each the one before the token's own.
+    def read_positions(self, slot: int, tokens: int, steps: int, device: torch.device) -> Tensor:
+        """(K, n) the positions whose hidden vectors predict the n tokens from a slot on: each the one before the token's own.
 
         A field that opens the block is predicted from the end of the block before; at the first step nothing is before it, and the loss leaves
         that step out."""
-        tokens = torch.arange(self.by_name[name].tokenizer.num_tokens, device=device)
-        first = torch.arange(steps, device=device)[:, None] * self.tokens_per_step + self.slots[name]
-        return torch.clamp(first + tokens - 1, min=0)
+        first = torch.arange(steps, device=device)[:, None] * self.tokens_per_step + slot
+        return torch.clamp(first + torch.arange(tokens, device=device) - 1, min=0)
 
     def loss(self, batch: Batch) -> Loss:
         """Σⱼ wⱼ·m·(−log p(xⱼ | x<ⱼ)) and Σⱼ wⱼ·m over the tokens of valid steps (teacher forcing); their quotient is the loss.
@@ -163,13 +185,9 @@ class SequenceModel(nn.Module):
         return Loss(total, weight, by_field)
 
 
-def embedding(tokenizer: Tokenizer, width: int) -> nn.Module:
-    """Ids through a table, real vectors through a linear map."""
-    return (
-        nn.Linear(tokenizer.token_width, width)
-        if tokenizer.vocab_size is None
-        else nn.Embedding(tokenizer.vocab_size, width)
-    )
+def module_name(field: str) -> str:
+    """A name that torch allows for a module: a Dict's own keys may have dots."""
+    return field.replace("%", "%25").replace(".", "%2E")
 
 
 def mode_error(distribution: Distribution, target: Tensor) -> Tensor:

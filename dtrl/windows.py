@@ -13,10 +13,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dtrl.spaces import leaves
 from dtrl.trajectories import Trajectories
 
-FIELD_COLUMNS = {"return": "returns_to_go", "observation": "observations", "action": "actions"}
-"""Name of a model's field → the trajectories' column that it reads."""
+
+def field_columns(trajectories: Trajectories) -> dict[str, npt.NDArray[Any]]:
+    """Name of a model's field → the column that it reads: `return`, `observation` and `action`, or `observation/PATH` a leaf of a composite space."""
+    columns: dict[str, npt.NDArray[Any]] = {"return": trajectories.returns_to_go}
+    for field, column, space in (
+        ("observation", "observations", trajectories.observation_space),
+        ("action", "actions", trajectories.action_space),
+    ):
+        columns |= {leaf.name(field): trajectories.columns[leaf.name(column)] for leaf in leaves(space)}
+    return columns
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Batch:
     """Windows in env units."""
 
     values: Mapping[str, Tensor]
-    """Field name → (B, K, …): "return" (B, K), "observation" (B, K, S) or (B, K), "action" (B, K, A) or (B, K)."""
+    """Field name → (B, K, …): "return" (B, K), "observation" (B, K, S) or (B, K), "action" (B, K, A) or (B, K), or one a leaf: "observation/image"."""
     timesteps: Tensor
     """(B, K) int64, steps since the beginning of the episode; 0 in padding."""
     valid: Tensor
@@ -61,7 +70,7 @@ class Windows:
     ) -> None:
         self.trajectories = trajectories
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.columns = {field: getattr(trajectories, column) for field, column in FIELD_COLUMNS.items()}
+        self.columns = field_columns(trajectories)
         self.end_of_step = np.repeat(trajectories.episode_ends, trajectories.episode_lengths)
         self.start_of_step = np.repeat(trajectories.episode_starts, trajectories.episode_lengths)
         self.cumulative = None if sampling == "step" else np.cumsum(episode_weights(trajectories, sampling))

@@ -2,7 +2,7 @@
 
 B environments, S width of an observation, A width of an action."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,22 @@ from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
-from dtrl.decoding import choose
+from dtrl.decoding import allow, choose
 from dtrl.errors import InputError
+from dtrl.heads import OneHots
 from dtrl.presets import build
 from dtrl.sequence_model import SequenceModel
-from dtrl.spaces import Space, batch_of, check_space, column_layout, space_from_json, space_to_json
+from dtrl.spaces import (
+    Leaf,
+    Space,
+    batch_of,
+    check_space,
+    column_layout,
+    leaves,
+    space_from_json,
+    space_to_json,
+    unflatten,
+)
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
@@ -42,8 +53,8 @@ class PolicyState:
     """(B,) reward seen since the last call. Add to it after a step: `state.reward[i] += reward`."""
     timesteps: npt.NDArray[np.int64]
     """(B,) steps since the episode began."""
-    actions: Array
-    """(B, A) or (B,) the last actions, in env units."""
+    actions: dict[str, Array]
+    """Path of each leaf of the action space ("" for a simple one) → (B, …) the last actions, in env units."""
     generators: list[np.random.Generator]
     """One a row, for sampling."""
     started: bool = False
@@ -76,14 +87,15 @@ class Policy:
         self.decoding = decoding or DecodingConfig()
         self.sampling = self.decoding if self.decoding.strategy == "sample" else DecodingConfig(strategy="sample")
         self.target_return = check_target(data.default_target_return if target_return is None else target_return)
-        self.acted = next(f.name for f in model.fields if f.name == "action")
-        names = [f.name for f in model.fields]
-        cut = names.index(self.acted)
-        self.before = [f.name for f in model.fields[:cut] if f.in_context]
-        self.after = [f.name for f in model.fields[cut:] if f.in_context]
-        self.ages = np.array([1] * len(self.after) + [0] * len(self.before))
+        self.acted = [leaf.name("action") for leaf in leaves(action_space)]
+        context_fields = [f for f in model.fields if f.in_context]
+        self.before = [f.name for f in context_fields if f.name not in self.acted]
+        self.after = [f.name for f in context_fields if f.name in self.acted]
+        self.tokens_after = sum(f.tokenizer.num_tokens for f in context_fields if f.name in self.acted and not f.joined)
+        self.ages = np.array([1] * self.tokens_after + [0] * (model.tokens_per_step - self.tokens_after))
         self._anchor = next(model.parameters())
-        self._head, self._tokenizer = model.heads[self.acted], model.by_name[self.acted].tokenizer
+        self._observed = [(leaf.path, leaf.name("observation")) for leaf in leaves(observation_space)]
+        self._acting = [(leaf, leaf.name("action")) for leaf in leaves(action_space)]
         self._state: PolicyState | None = None
 
     @property
@@ -128,7 +140,7 @@ class Policy:
             raise InputError(
                 f"{targets.size} target returns were given for {num_envs} environments; give one, or one for each."
             )
-        shape, dtype = column_layout(self.action_space)
+        layouts = {leaf.path: column_layout(leaf.space) for leaf, _ in self._acting}
         context = CONTEXTS[self.context](
             self.model.backbone, num_envs, self.context_length, self.model.tokens_per_step, self.model.width
         )
@@ -138,33 +150,38 @@ class Policy:
             np.zeros(num_envs),
             np.zeros(num_envs),
             np.zeros(num_envs, dtype=np.int64),
-            np.zeros((num_envs, *shape), dtype),
+            {path: np.zeros((num_envs, *shape), dtype) for path, (shape, dtype) in layouts.items()},
             list(generators) if generators is not None else [np.random.default_rng([0, i]) for i in range(num_envs)],
         )
 
     def predict(
         self,
-        observation: Array | int,
+        observation: Any,
         state: PolicyState | None = None,
         episode_start: Array | None = None,
         deterministic: bool = True,
-    ) -> tuple[Array, PolicyState]:
+        action_masks: Array | None = None,
+    ) -> tuple[Any, PolicyState]:
         """(action, state) for one observation (S,) or for B of them (B, S), under Stable-Baselines3's signature.
 
+        Observations and actions of composite spaces are dicts or tuples of arrays, as Gymnasium's vector environments give and take them.
         `episode_start` (B,) says which environments have just been reset. `deterministic=False` samples, as `decoding` says
-        where that samples. The returned state is the given one, updated in place: add rewards to its `reward`."""
+        where that samples. `action_masks` (B, n) bool allows a Discrete or MultiDiscrete action where it is True (of several choices, n is their sum), as
+        in sb3-contrib; a part `action_mask` of a Dict observation is taken for one. The returned state is the given one, updated in place: add
+        rewards to its `reward`."""
         observations, single = batch_of(observation, self.observation_space)
+        rows = len(next(iter(observations.values())))
         if state is None:
-            state = self.initial_state(len(observations))
+            state = self.initial_state(rows)
         elif not isinstance(state, PolicyState):
             raise InputError(
                 f"state is a {type(state).__name__}; pass the state that the last call of predict returned, or None to begin."
             )
-        if len(observations) != len(state.timesteps):
+        if rows != len(state.timesteps):
             raise InputError(
-                f"{len(observations)} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state."
+                f"{rows} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state."
             )
-        first = np.full(len(observations), not state.started)
+        first = np.full(rows, not state.started)
         if episode_start is not None:
             starts = np.atleast_1d(np.asarray(episode_start, dtype=bool))
             if starts.shape not in ((1,), first.shape):
@@ -174,11 +191,16 @@ class Policy:
             first = first | starts
         state.started = True
         self.advance(state, first)
+        masks = observations.get(ACTION_MASK) if action_masks is None else action_masks
         with torch.inference_mode():
-            distribution = self.distribution(state, observations, first)
-            tokens = choose(distribution, GREEDY if deterministic else self.sampling, state.generators)
-            state.actions = self.to_actions(tokens)
-        return (state.actions[0] if single else state.actions), state
+            distributions = self.distributions(state, observations, first)
+            if masks is not None:
+                distributions = mask_actions(distributions, masks, rows)
+            for leaf, name in self._acting:
+                tokens = choose(distributions[name], GREEDY if deterministic else self.sampling, state.generators)
+                state.actions[leaf.path] = self.to_actions(tokens, leaf, name)
+        actions = {path: values[0] for path, values in state.actions.items()} if single else dict(state.actions)
+        return unflatten(self.action_space, actions), state
 
     def advance(self, state: PolicyState, first: npt.NDArray[np.bool_]) -> None:
         """Move returns-to-go and timesteps to this step: R ← (R − r) / γ, the target where an episode begins."""
@@ -190,41 +212,51 @@ class Policy:
             state.timesteps = np.where(first, 0, state.timesteps)
         state.reward = np.zeros(len(first))
 
-    def distribution(self, state: PolicyState, observations: Array, first: npt.NDArray[np.bool_]) -> Distribution:
-        """The model's distribution of the action token, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ]."""
+    def distributions(
+        self, state: PolicyState, observations: Mapping[str, Array], first: npt.NDArray[np.bool_]
+    ) -> dict[str, Distribution]:
+        """The model's distribution of each action token, by field, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
+
+        `observations` are the parts of the observations by path, (B, …) each."""
         model, device = self.model, self.device
-        values = {"return": state.returns_to_go, "observation": observations, "action": state.actions}
+        values = {"return": state.returns_to_go}
+        for path, name in self._observed:
+            values[name] = observations[path]
+        for leaf, name in self._acting:
+            values[name] = state.actions[leaf.path]
         beginning, names = bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
         now = {name: torch.from_numpy(np.asarray(values[name])).to(device).unsqueeze(1) for name in names}
-        ages = self.ages[-len(names) :]  # of each token: 1 for those of the step before
+        ages = (
+            self.ages[self.tokens_after :] if beginning else self.ages
+        )  # of each token: 1 for those of the step before
         timesteps = np.maximum(state.timesteps[:, None] - ages, 0)
         x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1))
         counts = np.full(len(first), x.shape[1])
         if not beginning and first.any():  # no action came before: these rows are padded on the right instead
             rows = torch.from_numpy(np.flatnonzero(first)).to(device)
-            x[rows] = x[rows].roll(-len(self.after), dims=1)
-            counts -= first * len(self.after)
-        hidden = state.context.step(x, counts, first)
-        return self._head(hidden.unsqueeze(1))  # type: ignore[no-any-return]
+            x[rows] = x[rows].roll(-self.tokens_after, dims=1)
+            counts -= first * self.tokens_after
+        hidden = state.context.step(x, counts, first).unsqueeze(1)
+        return {name: model.head_of[name](hidden) for name in self.acted}
 
-    def to_actions(self, tokens: Tensor) -> Array:
-        """(B, 1) ids or (B, 1, A) vectors → (B,) or (B, A) actions inside the action space, in its dtype."""
-        decoded = self._tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()
-        space = self.action_space
+    def to_actions(self, tokens: Tensor, leaf: Leaf, name: str) -> Array:
+        """(B, 1) ids or (B, 1, d) vectors → (B, …) actions inside their part of the action space, in its dtype."""
+        decoded = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()
+        space = leaf.space
         if isinstance(space, spaces.Box):
             return np.asarray(np.minimum(np.maximum(decoded, space.low), space.high), dtype=space.dtype)
-        return np.asarray(decoded, dtype=np.int64)
+        return np.asarray(decoded, dtype=space.dtype)
 
     def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
         """Begin an episode for `act`."""
         self._state = self.initial_state(num_envs, target_return)
 
-    def act(self, observation: Array | int, reward: float | Array = 0.0, deterministic: bool = True) -> Array:
+    def act(self, observation: Any, reward: float | Array = 0.0, deterministic: bool = True) -> Any:
         """The action for an observation, told the reward that the last action earned. The simplest loop: reset(), then act() at every step."""
         if self._state is None:
-            self.reset(num_envs=len(batch_of(observation, self.observation_space)[0]))
+            self.reset(num_envs=len(next(iter(batch_of(observation, self.observation_space)[0].values()))))
         assert self._state is not None
         if self._state.started:
             self._state.reward += reward
@@ -289,6 +321,8 @@ class Policy:
 
 
 GREEDY = DecodingConfig()
+ACTION_MASK = "action_mask"
+"""Key, in a Dict observation or an env's info, of the mask of the actions that may be taken."""
 
 
 def check_target(target: float) -> float:
@@ -299,6 +333,26 @@ def check_target(target: float) -> float:
     return float(target)
 
 
+def mask_actions(distributions: Mapping[str, Distribution], masks: Array, rows: int) -> dict[str, Distribution]:
+    """The distributions with the actions that a mask (B, n) forbids taken out. Raises InputError where it fits no action, or leaves none."""
+    (name, distribution), *others = distributions.items()
+    if others or not isinstance(distribution, Categorical | OneHots):
+        raise InputError(
+            "action masks are for one Discrete, MultiDiscrete or MultiBinary action; this policy acts otherwise."
+        )
+    allowed = (
+        np.asarray(masks, dtype=bool).reshape(-1, distribution.logits.shape[-1]) if np.size(masks) else np.zeros((0, 0))
+    )
+    if len(allowed) != rows:
+        raise InputError(
+            f"action_masks has shape {np.shape(masks)}; give ({rows}, {distribution.logits.shape[-1]}), True where an action may be taken."
+        )
+    try:
+        return {name: allow(distribution, torch.from_numpy(allowed).to(distribution.logits.device).unsqueeze(1))}
+    except ValueError as error:
+        raise InputError(f"{error}; the environment is at fault.") from error
+
+
 def distribution_values(distribution: Distribution) -> Tensor:
     """What two distributions are compared by: log-probabilities of ids, or the mode of a vector."""
-    return distribution.logits if isinstance(distribution, Categorical) else distribution.mode
+    return distribution.logits if isinstance(distribution, Categorical | OneHots) else distribution.mode

@@ -1,13 +1,16 @@
 """Acting against teacher forcing, on recorded episodes: the proof that the policy in the environment is the model that was trained."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from dtrl.acting.context import CONTEXTS
 from dtrl.acting.policy import distribution_values
+from dtrl.spaces import leaves
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Windows
 
@@ -38,12 +41,22 @@ def act_along(policy: "Policy", episodes: Trajectories) -> Tensor:
         policy.advance(state, first)
         if policy.data.discount != 1:  # (R − r) / γ multiplies rounding at every step, so the recorded value is used
             state.returns_to_go = episodes.returns_to_go[at].astype(np.float64)
-        values = distribution_values(policy.distribution(state, episodes.observations[at], first))
+        seen = {
+            leaf.path: episodes.columns[leaf.name("observations")][at] for leaf in leaves(episodes.observation_space)
+        }
+        values = joined_values(policy.distributions(state, seen, first))
         for row in np.flatnonzero(step < lengths):
             out[starts[row] + step] = values[row, 0]
-        state.actions = np.asarray(episodes.actions[at])
+        state.actions = {
+            leaf.path: episodes.columns[leaf.name("actions")][at] for leaf in leaves(episodes.action_space)
+        }
         state.reward = np.asarray(episodes.rewards[at], dtype=np.float64)
     return torch.stack([v for v in out if v is not None])
+
+
+def joined_values(distributions: Mapping[str, Distribution]) -> Tensor:
+    """(…, d) what is compared of all parts of an action, end to end."""
+    return torch.cat([distribution_values(d) for d in distributions.values()], dim=-1)
 
 
 def teacher_forced(policy: "Policy", episodes: Trajectories, batch: int = 64) -> Tensor:
@@ -58,14 +71,10 @@ def teacher_forced(policy: "Policy", episodes: Trajectories, batch: int = 64) ->
     out = []
     if whole:
         for start, end in zip(episodes.episode_starts, episodes.episode_ends, strict=True):
-            out.append(
-                distribution_values(model(windows.gather(np.array([start])).to(policy.device))[policy.acted])[
-                    0, : end - start, 0
-                ]
-            )
+            out.append(joined_values(model(windows.gather(np.array([start])).to(policy.device)))[0, : end - start, 0])
         return torch.cat(out)
     for piece in np.array_split(np.arange(len(starts)), max(1, len(starts) // batch)):
-        values = distribution_values(model(windows.gather(starts[piece]).to(policy.device))[policy.acted])
+        values = joined_values(model(windows.gather(starts[piece]).to(policy.device)))
         out.append(
             values[torch.arange(len(piece)), torch.from_numpy(np.arange(episodes.num_steps)[piece] - starts[piece]), 0]
         )

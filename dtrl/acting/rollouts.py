@@ -3,8 +3,8 @@
 All rows of the vector environment go through the model in one forward. An episode is given by a target return and a seed, so its course depends neither
 on the number of rows nor on the order in which rows finish (up to the rounding of batched matrix products)."""
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dtrl.acting.environments import make_environment
-from dtrl.acting.policy import Policy, PolicyState
+from dtrl.acting.policy import ACTION_MASK, Policy, PolicyState
 from dtrl.errors import InputError
-from dtrl.spaces import same_space
+from dtrl.spaces import flatten, leaves, numbers_of, same_space, unflatten
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
 
@@ -109,37 +109,42 @@ class Rollout:
         self.mode = AutoresetMode(mode) if not isinstance(mode, AutoresetMode) else mode
         self.waiting = deque(range(len(episodes)))
         self.playing: list[int | None] = [None] * vector.num_envs
-        self.records: list[dict[str, list[Any]]] = [{} for _ in range(vector.num_envs)]
-        self.finished: dict[int, dict[str, Array]] = {}
+        self.records: list[dict[tuple[str, str], list[Any]]] = [{} for _ in range(vector.num_envs)]
+        self.finished: dict[int, dict[str, Any]] = {}
 
     def run(self) -> Trajectories:
         n = self.vector.num_envs
         state = self.policy.initial_state(n)
         for row in range(n):
             self.begin(row)
-        observations, _ = self.vector.reset(seed=[self.seed_of(row) for row in range(n)])
+        observations, info = self.vector.reset(seed=[self.seed_of(row) for row in range(n)])
         first = np.ones(n, dtype=bool)
         skipped = np.zeros(n, dtype=bool)  # rows whose next step is NEXT_STEP's reset
         while any(p is not None for p in self.playing):
-            seen = np.array(observations, copy=True)
+            seen = self.parts(observations)
             self.arm(state, first)
             actions, state = self.policy.predict(
-                seen, state, episode_start=first | skipped, deterministic=self.deterministic
+                unflatten(self.policy.observation_space, seen),
+                state,
+                episode_start=first | skipped,
+                deterministic=self.deterministic,
+                action_masks=masks_of(info, n),
             )
             observations, rewards, terminated, truncated, info = self.vector.step(actions)
             self.check_rewards(rewards, state)
-            self.record(seen, actions, rewards, terminated, truncated, ~skipped)
+            self.record(seen, flatten(self.policy.action_space, actions), rewards, terminated, truncated, ~skipped)
             state.reward = np.where(skipped, 0.0, rewards)
             done = (terminated | truncated) & ~skipped
             first, skipped = skipped.copy(), np.zeros(n, dtype=bool)
             if done.any():
                 last = self.last_observations(observations, done, info)
                 for row in np.flatnonzero(done).tolist():
-                    self.finish(row, last[row])
+                    self.finish(row, {path: values[row] for path, values in last.items()})
                     self.begin(row)
                 if self.mode == AutoresetMode.DISABLED:
                     seeds = [self.seed_of(row) if done[row] else None for row in range(n)]
-                    observations, _ = self.vector.reset(seed=seeds, options={"reset_mask": done})
+                    observations, begun = self.vector.reset(seed=seeds, options={"reset_mask": done})
+                    info = joined_info(info, begun, done)
                 if self.mode == AutoresetMode.NEXT_STEP:
                     skipped = done
                 else:
@@ -153,7 +158,7 @@ class Rollout:
     def begin(self, row: int) -> None:
         """Give the row the next episode that waits, if any; a row without one goes on unrecorded."""
         self.playing[row] = self.waiting.popleft() if self.waiting else None
-        self.records[row] = {name: [] for name in ("observations", "actions", "rewards", "terminations", "truncations")}
+        self.records[row] = defaultdict(list)
 
     def arm(self, state: PolicyState, first: npt.NDArray[np.bool_]) -> None:
         """Tell the policy what is asked of the rows that begin an episode now, and give each its own randomness."""
@@ -162,39 +167,59 @@ class Rollout:
                 state.target_returns[row] = self.episodes[index].target_return
                 state.generators[row] = np.random.default_rng([1, self.episodes[index].seed])
 
+    def parts(self, observations: Any) -> dict[str, Array]:
+        """Copies of the parts of a batch of observations by path: environments may write into their arrays again."""
+        space = self.policy.observation_space
+        parts = flatten(space, observations)
+        return {leaf.path: np.array(numbers_of(leaf.space, parts[leaf.path]), copy=True) for leaf in leaves(space)}
+
     def record(
-        self, observations: Array, actions: Array, rewards: Array, terminated: Array, truncated: Array, real: Array
+        self,
+        observations: Mapping[str, Array],
+        actions: Mapping[str, Array],
+        rewards: Array,
+        terminated: Array,
+        truncated: Array,
+        real: Array,
     ) -> None:
         step = {
-            "observations": observations,
-            "actions": actions,
-            "rewards": rewards,
-            "terminations": terminated,
-            "truncations": truncated,
+            **{("observations", path): values for path, values in observations.items()},
+            **{("actions", path): values for path, values in actions.items()},
+            ("rewards", ""): rewards,
+            ("terminations", ""): terminated,
+            ("truncations", ""): truncated,
         }
         for row, index in enumerate(self.playing):
             if index is not None and real[row]:
-                for name, values in step.items():
-                    self.records[row][name].append(values[row])
+                for key, values in step.items():
+                    self.records[row][key].append(values[row])
 
-    def last_observations(self, observations: Array, done: Array, info: dict[str, Any]) -> Array:
+    def last_observations(self, observations: Any, done: Array, info: dict[str, Any]) -> dict[str, Array]:
         """What the finished rows showed last: in SAME_STEP the observations are already those of the next episode."""
-        if self.mode != AutoresetMode.SAME_STEP:
-            return np.array(observations, copy=True)
-        last = np.array(observations, copy=True)
-        for row in np.flatnonzero(done):
-            last[row] = info["final_obs"][row]
+        last = self.parts(observations)
+        if self.mode == AutoresetMode.SAME_STEP:
+            space = self.policy.observation_space
+            for row in np.flatnonzero(done):
+                final = flatten(space, info["final_obs"][row])
+                for leaf in leaves(space):
+                    last[leaf.path][row] = numbers_of(leaf.space, final[leaf.path])
         return last
 
-    def finish(self, row: int, last: Array) -> None:
+    def finish(self, row: int, last: Mapping[str, Array]) -> None:
         index = self.playing[row]
         if index is None:
             return
-        record = self.records[row]
-        self.finished[index] = {name: np.asarray(values) for name, values in record.items()}
-        self.finished[index]["observations"] = np.concatenate(
-            [self.finished[index]["observations"], np.asarray(last)[None]]
-        )
+        for path, value in last.items():
+            self.records[row]["observations", path].append(value)
+        parts: dict[str, dict[str, Array]] = defaultdict(dict)
+        for (name, path), values in self.records[row].items():
+            parts[name][path] = np.asarray(values)
+        policy = self.policy
+        self.finished[index] = {
+            "observations": unflatten(policy.observation_space, parts["observations"]),
+            "actions": unflatten(policy.action_space, parts["actions"]),
+            **{name: parts[name][""] for name in ("rewards", "terminations", "truncations")},
+        }
         self.on_episode(index)
 
     def check_rewards(self, rewards: Array, state: PolicyState) -> None:
@@ -209,3 +234,25 @@ class Rollout:
         p = self.policy
         origin = Origin(f"rollouts of a policy trained on {p.data.dataset}", p.data.env_spec, p.data.reference)
         return Trajectories.from_episodes(ordered, p.observation_space, p.action_space, origin=origin)
+
+
+def masks_of(info: Mapping[str, Any], rows: int) -> Array | None:
+    """(B, n) the action masks in a vector environment's info; all actions for a row that gave none; None where no row gave one."""
+    if ACTION_MASK not in info:
+        return None
+    masks = np.asarray(info[ACTION_MASK])
+    given = np.asarray(info.get(f"_{ACTION_MASK}", np.ones(rows, dtype=bool)), dtype=bool)
+    if masks.dtype == object:
+        some = next(np.asarray(m) for m, g in zip(masks, given, strict=True) if g)
+        masks = np.stack([np.asarray(m) if g else np.ones_like(some) for m, g in zip(masks, given, strict=True)])
+    return np.where(given[:, None], masks.reshape(rows, -1), True).astype(bool)
+
+
+def joined_info(before: Mapping[str, Any], begun: Mapping[str, Any], done: Array) -> dict[str, Any]:
+    """The action masks after some rows have been reset: theirs from the reset, the others' as they were."""
+    if ACTION_MASK not in begun:
+        return dict(before)
+    new, rows = masks_of(begun, len(done)), len(done)
+    assert new is not None
+    old = masks_of(before, rows)
+    return {ACTION_MASK: np.where(done[:, None], new, old if old is not None else True)}

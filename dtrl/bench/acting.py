@@ -49,7 +49,8 @@ class DtrlLoop:
 
     def act(self, observation: npt.NDArray[np.float32], reward: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         self.state.reward += reward
-        return self.policy.predict(observation, self.state)[0]
+        action: npt.NDArray[np.float32] = self.policy.predict(observation, self.state)[0]
+        return action
 
 
 def run(repetitions: int = 100, envs: int = 64, context_length: int = 20) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gymnasium import spaces
+
 from dtrl.collect.behaviour import actor, check_environment, one_thread, play, train
 from dtrl.collect.recipes import DATASET_ID, Recipe, check_recipe
 from dtrl.errors import InputError
+from dtrl.spaces import NO_CHARACTER, Leaf, check_space, flatten, leaves, unflatten
 
 # Only for annotations: the command line reads recipes without paying for these imports.
 if TYPE_CHECKING:
@@ -63,8 +66,6 @@ def write_minari(
 
     InputError if the dataset exists, the id is malformed, `load_trajectories` could not read the spaces, there is no episode, or
     a value is not finite or does not fit the dtype of its space."""
-    from dtrl.spaces import check_space
-
     check_target(dataset_id, overwrite)
     check_space(trajectories.observation_space, "observation", "the trajectories")
     check_space(trajectories.action_space, "action", "the trajectories")
@@ -182,23 +183,32 @@ def episode_buffer(trajectories: "Trajectories", i: int) -> "EpisodeBuffer":
     from minari.data_collector import EpisodeBuffer
 
     episode = trajectories.episode(i)
-    dtypes = {
-        "observations": trajectories.observation_space.dtype,
-        "actions": trajectories.action_space.dtype,
-        "rewards": np.float64,
-    }
-    for name, dtype in dtypes.items():
-        values = episode[name]
-        with np.errstate(over="ignore", invalid="ignore"):  # what the dtype cannot hold changes, and is refused below
-            episode[name] = values.astype(dtype)
-        wrong = ~np.isfinite(values) | (episode[name] != values)
-        if wrong.any():
-            first = tuple(np.argwhere(wrong)[0])
-            raise InputError(
-                f"{name} of episode {i} hold {values[first]} at step {first[0]}, which {np.dtype(dtype)} cannot store; repair "
-                "or remove that episode, or give a space of another dtype."
-            )
+    for name, space in (("observations", trajectories.observation_space), ("actions", trajectories.action_space)):
+        parts = flatten(space, episode[name])
+        stored = {leaf.path: as_stored(parts[leaf.path], leaf, leaf.name(name), i) for leaf in leaves(space)}
+        episode[name] = unflatten(space, stored)
+    episode["rewards"] = episode["rewards"].astype(np.float64)
     return EpisodeBuffer(**episode)
+
+
+def as_stored(values: Any, leaf: Leaf, name: str, index: int) -> Any:
+    """A leaf's values in the dtype of its space; texts as text. Raises InputError for a value that the dtype cannot hold, or that is not finite."""
+    import numpy as np
+
+    if isinstance(leaf.space, spaces.Text):
+        characters = leaf.space.character_list
+        return ["".join(characters[i - 1] for i in row if i != NO_CHARACTER) for row in values]
+    dtype = leaf.space.dtype
+    with np.errstate(over="ignore", invalid="ignore"):  # what the dtype cannot hold changes, and is refused below
+        stored = values.astype(dtype)
+    wrong = ~np.isfinite(values) | (stored != values)
+    if wrong.any():
+        first = tuple(np.argwhere(wrong)[0])
+        raise InputError(
+            f"{name} of episode {index} hold {values[first]} at step {first[0]}, which {np.dtype(dtype)} cannot store; repair "
+            "or remove that episode, or give a space of another dtype."
+        )
+    return stored
 
 
 def readable_env_spec(env_spec: str | None) -> str | None:

@@ -1,6 +1,6 @@
 """Distributions → tokens."""
 
-from dtrl.decoding.choice import choose
+from dtrl.decoding.choice import allow, choose
 from dtrl.decoding.processors import PROCESSORS, process
 
-__all__ = ["PROCESSORS", "choose", "process"]
+__all__ = ["PROCESSORS", "allow", "choose", "process"]

@@ -2,6 +2,7 @@
 
 Random numbers come from one generator a row, so a row's sample does not depend on its neighbours or on their number."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from dtrl.config import DecodingConfig
 from dtrl.decoding.processors import PROCESSORS, process
 from dtrl.errors import InputError
-from dtrl.heads import PointMass, TanhNormal
+from dtrl.heads import OneHots, PointMass, TanhNormal
 
 
 def choose(
@@ -23,7 +24,7 @@ def choose(
     Raises InputError where top-k, top-p or min-p is asked of a continuous distribution, which has no list of tokens to cut."""
     if config.strategy == "greedy":  # which allows no cuts
         return distribution.mode
-    if not isinstance(distribution, Categorical):
+    if not isinstance(distribution, Categorical | OneHots):
         cuts = [name for name, (_, off) in PROCESSORS.items() if name != "temperature" and getattr(config, name) != off]
         if cuts:
             raise InputError(
@@ -33,6 +34,10 @@ def choose(
         return distribution.mode
     if isinstance(distribution, Categorical):
         return sample_categorical(process(distribution.logits, config), generators)
+    if isinstance(distribution, OneHots):
+        return distribution.one_hot(
+            [sample_categorical(process(part, config), generators) for part in distribution.parts]
+        )
     if isinstance(distribution, PointMass):
         return distribution.mode
     normal = distribution.normal if isinstance(distribution, TanhNormal) else distribution
@@ -41,6 +46,20 @@ def choose(
     noise = draw(generators, normal.mean.shape, normal.mean, "standard_normal")
     sample = normal.mean + config.temperature * normal.base_dist.stddev * noise
     return torch.tanh(sample) if isinstance(distribution, TanhNormal) else sample
+
+
+def allow(distribution: Categorical | OneHots, allowed: Tensor) -> Categorical | OneHots:
+    """The distribution without what is not `allowed` (…, n) bool; the rest is normalised. Raises ValueError where nothing is left of a choice."""
+    logits = distribution.logits.masked_fill(~allowed, -math.inf)
+    sizes = distribution.sizes if isinstance(distribution, OneHots) else (logits.shape[-1],)
+    for i, part in enumerate(allowed.split_with_sizes(list(sizes), dim=-1)):
+        empty = torch.nonzero(~part.any(dim=-1))
+        if len(empty):
+            choice = f" of choice {i}" if len(sizes) > 1 else ""
+            raise ValueError(f"the action mask of environment {int(empty[0][0])} allows no value{choice}")
+    if isinstance(distribution, OneHots):
+        return OneHots(logits, sizes)
+    return Categorical(logits=torch.log_softmax(logits, dim=-1), validate_args=False)
 
 
 def sample_categorical(logits: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:

@@ -18,6 +18,8 @@ class Tokenizer(nn.Module, ABC):
     block_length: int
     token_width: int
     """Entries of a real-vector token, d; 1 for ids."""
+    grid: tuple[int, int, int] | None = None
+    """(C, H, W) where a token is an image, of d = C · H · W entries, which convolutions may embed; else None."""
 
     @abstractmethod
     def fit(self, x: npt.NDArray[Any]) -> None:

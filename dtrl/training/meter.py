@@ -14,7 +14,6 @@ class Meter:
     def __init__(self, model: SequenceModel, config: TrainingConfig, window: int) -> None:
         self.steps_per_update = config.batch_size * window
         self.tokens_per_step = model.tokens_per_step
-        self.acted_is_discrete = model.tokenizers["action"].vocab_size is not None
         self.started = self.since = time.monotonic()
         self.rows: list[tuple[float, float, dict[str, tuple[float, float]]]] = []
 

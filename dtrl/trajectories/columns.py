@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtrl.errors import InputError
-from dtrl.spaces import Space, column_layout
+from dtrl.spaces import Leaf, Space, column_layout, flatten, leaves, numbers_of, unflatten
 
 Array = npt.NDArray[Any]
 
@@ -36,8 +36,8 @@ class Trajectories:
     """Episodes as flat columns.
 
     `columns` maps a name to an array whose first axis runs over the N steps of all episodes; `final_observations`, alone, has a row an episode:
-    the observation after its last step. A composite space has one column a leaf (`observations/image`), a simple one has one column in all.
-    Arrays may be read-only memory maps."""
+    the observation after its last step. A composite space has one column a leaf (`observations/image`, see `dtrl.spaces`), a simple one has one
+    column in all. Arrays may be read-only memory maps."""
 
     columns: Mapping[str, Array]
     episode_starts: npt.NDArray[np.int64]
@@ -51,19 +51,23 @@ class Trajectories:
     """Whether every reward was moved to the end of its episode before `returns_to_go` was computed."""
 
     @property
-    def observations(self) -> Array:
-        """(N, S) float32 for a Box space, (N,) int64 for Discrete: what the environment showed before each step."""
-        return self.columns["observations"]
+    def observations(self) -> Any:
+        """What the environment showed before each step: (N, S) float32 for a vector Box, (N,) int64 for Discrete, (N, …) in the layout of
+        `dtrl.spaces.column_layout` for other simple spaces, a dict or tuple of such columns for composite ones."""
+        return self.structured("observations", self.observation_space)
 
     @property
-    def final_observations(self) -> Array:
-        """(E, S) or (E,): what it showed after the last step of each episode."""
-        return self.columns["final_observations"]
+    def final_observations(self) -> Any:
+        """(E, …) in the same layout: what it showed after the last step of each episode."""
+        return self.structured("final_observations", self.observation_space)
 
     @property
-    def actions(self) -> Array:
-        """(N, A) float32 for a Box space, (N,) int64 for Discrete."""
-        return self.columns["actions"]
+    def actions(self) -> Any:
+        """(N, A) float32 for a vector Box, (N,) int64 for Discrete, and as observations for others."""
+        return self.structured("actions", self.action_space)
+
+    def structured(self, name: str, space: Space) -> Any:
+        return unflatten(space, {leaf.path: self.columns[leaf.name(name)] for leaf in leaves(space)})
 
     @property
     def rewards(self) -> Array:
@@ -150,16 +154,26 @@ class Trajectories:
         columns = empty_columns(int(lengths.sum()), len(lengths), observation_space, action_space)
         starts = np.cumsum(lengths) - lengths
         for i, (start, episode) in enumerate(zip(starts, episodes, strict=True)):
-            fill_episode(columns, i, int(start), episode, where="the given episodes")
+            fill_episode(columns, i, int(start), episode, observation_space, action_space, "the given episodes")
         return cls(columns, starts, observation_space, action_space, **rest)
 
-    def episode(self, i: int) -> dict[str, Array]:
+    def episode(self, i: int) -> dict[str, Any]:
         """Episode `i` as `from_episodes` takes it: views, and observations with the final one appended (T+1, …)."""
         rows = slice(int(self.episode_starts[i]), int(self.episode_ends[i]))
-        names = ("actions", "rewards", "terminations", "truncations")
+        observations = {
+            leaf.path: np.concatenate(
+                [
+                    self.columns[leaf.name("observations")][rows],
+                    self.columns[leaf.name("final_observations")][i : i + 1],
+                ]
+            )
+            for leaf in leaves(self.observation_space)
+        }
+        actions = {leaf.path: self.columns[leaf.name("actions")][rows] for leaf in leaves(self.action_space)}
         return {
-            "observations": np.concatenate([self.observations[rows], self.final_observations[i : i + 1]]),
-            **{name: self.columns[name][rows] for name in names},
+            "observations": unflatten(self.observation_space, observations),
+            "actions": unflatten(self.action_space, actions),
+            **{name: self.columns[name][rows] for name in ("rewards", "terminations", "truncations")},
         }
 
 
@@ -195,12 +209,16 @@ def empty_columns(
     allocate: Any = lambda name, shape, dtype: np.empty(shape, dtype),
 ) -> dict[str, Array]:
     """Uninitialised columns for so many steps and episodes; `allocate(name, shape, dtype)` may put them in files."""
-    observation_shape, observation_dtype = column_layout(observation_space)
-    action_shape, action_dtype = column_layout(action_space)
-    layout: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "observations": ((steps, *observation_shape), observation_dtype),
-        "final_observations": ((episodes, *observation_shape), observation_dtype),
-        "actions": ((steps, *action_shape), action_dtype),
+    layout: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {}
+    for name, count, space in (
+        ("observations", steps, observation_space),
+        ("final_observations", episodes, observation_space),
+        ("actions", steps, action_space),
+    ):
+        for leaf in leaves(space):
+            shape, dtype = column_layout(leaf.space)
+            layout[leaf.name(name)] = (count, *shape), dtype
+    layout |= {
         "rewards": ((steps,), np.float32),
         "terminations": ((steps,), np.bool_),
         "truncations": ((steps,), np.bool_),
@@ -208,52 +226,69 @@ def empty_columns(
     return {name: allocate(name, shape, dtype) for name, (shape, dtype) in layout.items()}
 
 
-def fill_episode(columns: Mapping[str, Array], index: int, start: int, episode: Mapping[str, Any], where: str) -> int:
+def fill_episode(
+    columns: Mapping[str, Array],
+    index: int,
+    start: int,
+    episode: Mapping[str, Any],
+    observation_space: Space,
+    action_space: Space,
+    where: str,
+) -> int:
     """Write one episode into the columns at row `start`, checking shapes and that every number is finite; returns its length.
 
     `where` names the dataset in error messages."""
     steps = len(episode["rewards"])
-    observations = np.asarray(episode["observations"])
-    if len(observations) != steps + 1:
-        raise InputError(
-            f"episode {index} of {where} has {len(observations)} observations for {steps} rewards; there must be one more "
-            "(the observation after the last step), so record the final one too."
-        )
-    parts = {
-        "observations": observations[:-1],
-        **{name: np.asarray(episode[name]) for name in ("actions", "rewards", "terminations", "truncations")},
-    }
+    parts: dict[str, Any] = {}
+    for leaf, value in parts_of(episode["observations"], observation_space, "observations", index, where):
+        values = numbers_of(leaf.space, value)
+        if len(values) != steps + 1:
+            raise InputError(
+                f"episode {index} of {where} has {len(values)} {leaf.name('observations')} for {steps} rewards; there must be one more "
+                "(the observation after the last step), so record the final one too."
+            )
+        parts[leaf.name("observations")] = values[:-1]
+        name = leaf.name("final_observations")
+        write(columns[name][index : index + 1], values[-1:], leaf.name("observations"), index, where, offset=steps)
+    for leaf, value in parts_of(episode["actions"], action_space, "actions", index, where):
+        parts[leaf.name("actions")] = numbers_of(leaf.space, value)
+    parts |= {name: np.asarray(episode[name]) for name in ("rewards", "terminations", "truncations")}
+    if parts["rewards"].size == steps:
+        parts["rewards"] = parts["rewards"].reshape(steps)
     for name, values in parts.items():
-        column = columns[name]
-        wanted = (steps, *column.shape[1:])
-        if values.shape != wanted and name == "rewards":
-            values = values.reshape(wanted) if values.size == steps else values
-        if values.shape != wanted:
-            raise InputError(
-                f"{name} of episode {index} of {where} have shape {values.shape}; the spaces ask for {wanted}."
-            )
-        written = column[start : start + steps]
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # what the column's type cannot hold changes, and is refused below
-            written[...] = values
-        if column.dtype == np.int64 and (written != values).any():
-            bad = int(np.argmax(written != values))
-            raise InputError(
-                f"{name} of episode {index} of {where} hold {values[bad]} at step {bad}; a Discrete space has whole numbers only."
-            )
-        if column.dtype == np.float32 and not np.isfinite(written).all():
-            bad = int(np.argwhere(~np.isfinite(written))[0][0])
-            raise InputError(
-                f"{name} of episode {index} of {where} hold NaN or infinity at step {bad}; repair or remove that episode."
-            )
-    with np.errstate(over="ignore"):
-        columns["final_observations"][index] = observations[-1]
-    if (
-        columns["final_observations"].dtype == np.float32
-        and not np.isfinite(columns["final_observations"][index]).all()
-    ):
-        raise InputError(
-            f"observations of episode {index} of {where} hold NaN or infinity at step {steps}; repair or remove that episode."
-        )
+        write(columns[name][start : start + steps], values, name, index, where)
     return steps
+
+
+def parts_of(value: Any, space: Space, name: str, index: int, where: str) -> list[tuple[Leaf, Any]]:
+    """The leaves of a space, each with its values in an episode."""
+    try:
+        parts = flatten(space, value)
+    except InputError as error:
+        raise InputError(f"{name} of episode {index} of {where} are not those of the space: {error}") from error
+    return [(leaf, parts[leaf.path]) for leaf in leaves(space)]
+
+
+def write(column: Array, values: Array, name: str, index: int, where: str, offset: int = 0) -> None:
+    """Write an episode's values into its rows of a column. Raises InputError where their shape is another, or the column's type cannot hold them.
+
+    `offset` is the step of the first value."""
+    if values.shape != column.shape:
+        raise InputError(
+            f"{name} of episode {index} of {where} have shape {values.shape}; the spaces ask for {column.shape}."
+        )
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # what the column's type cannot hold changes, and is refused below
+        column[...] = values
+    if column.dtype == np.float32 and not np.isfinite(column).all():
+        bad = int(np.argwhere(~np.isfinite(column))[0][0])
+        raise InputError(
+            f"{name} of episode {index} of {where} hold NaN or infinity at step {bad + offset}; repair or remove that episode."
+        )
+    if column.dtype in (np.int64, np.uint8) and values.dtype != column.dtype and (column != values).any():
+        bad = int(np.argwhere(column != values)[0][0])
+        raise InputError(
+            f"{name} of episode {index} of {where} hold {values[bad]} at step {bad + offset}; "
+            f"the space has {'whole numbers' if column.dtype == np.int64 else 'bytes'} only."
+        )

@@ -4,9 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
 
+from dtrl.spaces import leaves
 from dtrl.trajectories.columns import Trajectories
 
+MAX_IMAGES = 2_000
+"""Images that are looked at for warnings."""
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
@@ -81,16 +86,10 @@ def find_problems(trajectories: Trajectories, max_timestep: int | None = None) -
         problems.append(
             f"every episode returns {returns[0]:.6g}: with one return level, conditioning on the return can have no effect."
         )
-    for name in ("observations", "actions"):
-        column = trajectories.columns[name]
-        flat = column.reshape(len(column), -1)
-        constant = np.flatnonzero(flat.max(axis=0) == flat.min(axis=0))
-        if len(constant) and column.ndim == 1:
-            problems.append(f"{name} are all {flat[0, 0]}: there is nothing to learn from them.")
-        elif len(constant):
-            problems.append(
-                f"{name} are constant in dimension {', '.join(map(str, constant[:10]))}{' …' if len(constant) > 10 else ''}."
-            )
+    for role, space in (("observations", trajectories.observation_space), ("actions", trajectories.action_space)):
+        for leaf in leaves(space):
+            problems += problems_of_column(leaf.name(role), trajectories.columns[leaf.name(role)])
+    problems += open_bounds(trajectories)
     if share := repeated_actions(trajectories):
         problems.append(
             f"{share:.0%} of the actions repeat the one before them exactly: a model can score well by copying its own last action."
@@ -111,12 +110,46 @@ def find_problems(trajectories: Trajectories, max_timestep: int | None = None) -
     return problems
 
 
+def problems_of_column(name: str, column: npt.NDArray[Any]) -> list[str]:
+    """A column that says nothing, in whole or in some dimensions; of an image only the whole is of interest, and a sample of its rows is looked at."""
+    image = column.dtype == np.uint8 and column.ndim > 2
+    if image:
+        column = column[:: max(1, len(column) // MAX_IMAGES)]
+    flat = column.reshape(len(column), -1)
+    constant = np.flatnonzero(flat.max(axis=0) == flat.min(axis=0))
+    if len(constant) == flat.shape[1] and (column.ndim == 1 or image):
+        return [
+            f"{name} are all {flat[0, 0] if column.ndim == 1 else 'the same'}: there is nothing to learn from them."
+        ]
+    if image or not len(constant):
+        return []
+    shown = ", ".join(map(str, constant[:10]))
+    return [f"{name} are constant in dimension {shown}{' …' if len(constant) > 10 else ''}."]
+
+
+def open_bounds(trajectories: Trajectories) -> list[str]:
+    """Actions without finite bounds: a policy then stays within what the data hold."""
+    problems = []
+    for leaf in leaves(trajectories.action_space):
+        if (
+            isinstance(leaf.space, spaces.Box)
+            and not (np.isfinite(leaf.space.low) & np.isfinite(leaf.space.high)).all()
+        ):
+            values = trajectories.columns[leaf.name("actions")]
+            problems.append(
+                f"{leaf.name('actions')} have no finite bounds in the space: a policy will stay within those of the data, "
+                f"{values.min():.6g} … {values.max():.6g}."
+            )
+    return problems
+
+
 def repeated_actions(trajectories: Trajectories) -> float | None:
     """Share of steps that repeat the action before them, when it is above a half and the actions are continuous (in a discrete space holding is legal)."""
-    actions = trajectories.actions
-    if actions.ndim == 1 or len(actions) < 2:
+    boxes = [leaf.name("actions") for leaf in leaves(trajectories.action_space) if isinstance(leaf.space, spaces.Box)]
+    if not boxes or trajectories.num_steps < 2:
         return None
-    same = (actions[1:] == actions[:-1]).all(axis=1)
+    columns = [trajectories.columns[name].reshape(trajectories.num_steps, -1) for name in boxes]
+    same = np.logical_and.reduce([(column[1:] == column[:-1]).all(axis=1) for column in columns])
     same[trajectories.episode_starts[1:] - 1] = False
     share = float(same.mean())
     return share if share > 0.5 else None

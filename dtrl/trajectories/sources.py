@@ -205,7 +205,7 @@ def read_columns(
                     f"the metadata of {name} state {steps} steps, and its episodes hold more (seen in episode {i}); get the dataset again."
                 )
             starts[i] = row
-            row += fill_episode(columns, i, row, episode, where=name)
+            row += fill_episode(columns, i, row, episode, observation_space, action_space, name)
     except InputError:
         raise
     except (
