@@ -70,22 +70,20 @@ class TanhNormal(TransformedDistribution):
 
 
 class Deterministic(nn.Module):
-    """One point; squashed by tanh where the tokens are bounded, as published."""
+    """One point, squashed by tanh into the bounds of the tokens, as published."""
 
-    def __init__(self, width: int, token_width: int, bounded: bool) -> None:
+    def __init__(self, width: int, token_width: int) -> None:
         super().__init__()
         self.point = nn.Linear(width, token_width)
-        self.bounded = bounded
 
     def forward(self, hidden: Tensor) -> PointMass:
-        point = self.point(hidden)
-        return PointMass(torch.tanh(point) if self.bounded else point)
+        return PointMass(torch.tanh(self.point(hidden)))
 
 
 class Gaussian(nn.Module):
     """Mean and deviation an entry; not squashed, so what lies outside the action space is clipped when it is decoded."""
 
-    def __init__(self, width: int, token_width: int, bounded: bool) -> None:
+    def __init__(self, width: int, token_width: int) -> None:
         super().__init__()
         self.parameters_of = nn.Linear(width, 2 * token_width)
 
@@ -108,7 +106,7 @@ class TanhGaussian(Gaussian):
 class Categories(nn.Module):
     """Logits over a vocabulary."""
 
-    def __init__(self, width: int, vocab_size: int, bounded: bool = False) -> None:
+    def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
         self.logits = nn.Linear(width, vocab_size)
 

@@ -164,6 +164,6 @@ def action_heads(config: ModelConfig, space: Space) -> dict[str, nn.Module]:
         elif isinstance(tokenizer, Categories):
             head = HEADS["categorical"](config.width, tokenizer.vocab_size)
         else:
-            head = HEADS[config.head](config.width, tokenizer.token_width, bounded=True)
+            head = HEADS[config.head](config.width, tokenizer.token_width)
         heads[leaf.name("action")] = head
     return heads

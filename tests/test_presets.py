@@ -164,10 +164,14 @@ def test_behaviour_cloning_sees_the_observation_alone(random_trajectories):
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1, 1), (-1, np.inf), (-np.inf, 1)])
-def test_an_action_is_squashed_only_where_every_dimension_is_bounded(random_trajectories, low, high):
-    box = spaces.Box(np.float32([-1, low]), np.float32([1, high]))
-    _, model = made(random_trajectories([9], None, box))
-    assert model.heads["action"].bounded == (np.isfinite(low) and np.isfinite(high))
+def test_actions_reach_the_bounds_of_the_space_or_else_of_the_data(random_trajectories, low, high):
+    data = random_trajectories([9], None, spaces.Box(np.float32([-1, low]), np.float32([1, high])))
+    _, model = made(data)
+    edges = model.tokenizers["action"].decode(torch.tensor([[[[-1.0, -1.0]], [[1.0, 1.0]]]]))[0]
+    finite = np.isfinite(low) and np.isfinite(high)
+    column = data.actions[:, 1]
+    expected = [[-1, low if finite else column.min()], [1, high if finite else column.max()]]
+    np.testing.assert_allclose(edges, expected, rtol=1e-6)
 
 
 # Data

@@ -5,44 +5,97 @@ import pytest
 from gymnasium import spaces
 
 from dtrl.errors import InputError
-from dtrl.spaces import check_space, column_layout, same_space, space_from_json, space_to_json
+from dtrl.spaces import (
+    check_space,
+    column_layout,
+    flatten,
+    leaves,
+    numbers_of,
+    same_space,
+    space_from_json,
+    space_to_json,
+)
 
 SUPPORTED = {
     "vector": spaces.Box(-1, 1, (2,)),
     "open vector": spaces.Box(-np.inf, np.inf, (3,), np.float64),
     "whole numbers": spaces.Box(0, 255, (4,), np.uint8),
+    "matrix": spaces.Box(-1, 1, (2, 3)),
+    "scalar": spaces.Box(-1, 1, ()),
+    "image": spaces.Box(0, 255, (7, 7, 3), np.uint8),
     "ids": spaces.Discrete(5),
     "ids from -2": spaces.Discrete(5, start=-2),
+    "choices": spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, 3]]),
+    "bits": spaces.MultiBinary(4),
+    "dict": spaces.Dict(x=spaces.Discrete(2), y=spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary((2, 2))])),
+}
+OBSERVED_ONLY = {
+    "text": spaces.Text(6, charset="abc"),
+    "dict with text": spaces.Dict(goal=spaces.Text(3), x=spaces.Discrete(2)),
 }
 UNSUPPORTED = {
-    "image": spaces.Box(0, 255, (7, 7, 3), np.uint8),
-    "scalar": spaces.Box(-1, 1, ()),
-    "nothing": spaces.Box(-1, 1, (0,)),
-    "dict": spaces.Dict(x=spaces.Discrete(2)),
-    "multi-discrete": spaces.MultiDiscrete([2, 3]),
+    "sequence": (spaces.Sequence(spaces.Discrete(2)), "pad sequences to one length"),
+    "graph": (spaces.Graph(spaces.Box(-1, 1, (2,)), None), "nodes and edges as Boxes"),
+    "one of": (spaces.OneOf([spaces.Discrete(2), spaces.Discrete(3)]), "a Discrete that chooses"),
+    "sequence in a dict": (spaces.Dict(x=spaces.Sequence(spaces.Discrete(2))), r"its part 'x'.*pad sequences"),
+    "text that is acted": (spaces.Text(5), "observed, not acted"),
+    "nothing": (spaces.Box(-1, 1, (0,)), "no entry"),
+    "no part": (spaces.Dict({}), "no part"),
+    "slash": (spaces.Dict({"a/b": spaces.Discrete(2)}), 'may not contain "/"'),
 }
 
 
-@pytest.mark.parametrize("space", SUPPORTED.values(), ids=SUPPORTED)
+@pytest.mark.parametrize("space", (SUPPORTED | OBSERVED_ONLY).values(), ids=SUPPORTED | OBSERVED_ONLY)
 def test_a_space_survives_its_file(space):
-    check_space(space, "action", "somewhere")
+    check_space(space, "observation", "somewhere")
     again = space_from_json(space_to_json(space))
     assert again == space
     assert same_space(again, space)
 
 
-@pytest.mark.parametrize("space", UNSUPPORTED.values(), ids=UNSUPPORTED)
-def test_a_space_without_a_tokenizer_is_named(space):
-    with pytest.raises(
-        InputError, match=r"the action space of somewhere is .*cannot tokenize.*FlattenObservation"
-    ) as caught:
+@pytest.mark.parametrize(("space", "message"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+def test_a_space_without_a_tokenizer_is_named_with_what_to_do(space, message):
+    with pytest.raises(InputError, match=f"the action space of somewhere.*{message}"):
         check_space(space, "action", "somewhere")
-    assert str(space) in str(caught.value)
 
 
-def test_columns_hold_vectors_or_ids():
-    assert column_layout(SUPPORTED["open vector"]) == ((3,), np.float32)
-    assert column_layout(SUPPORTED["ids"]) == ((), np.int64)
+def test_leaves_are_named_by_their_path():
+    assert [leaf.path for leaf in leaves(SUPPORTED["dict"])] == ["x", "y/0", "y/1"]
+    assert [leaf.name("observations") for leaf in leaves(SUPPORTED["vector"])] == ["observations"]
+
+
+def test_columns_have_the_layout_of_their_kind():
+    layouts = {name: column_layout(space) for name, space in (SUPPORTED | OBSERVED_ONLY).items() if "dict" not in name}
+    assert layouts == {
+        "vector": ((2,), np.float32),
+        "open vector": ((3,), np.float32),
+        "whole numbers": ((4,), np.float32),
+        "matrix": ((2, 3), np.float32),
+        "scalar": ((), np.float32),
+        "image": ((7, 7, 3), np.uint8),
+        "ids": ((), np.int64),
+        "ids from -2": ((), np.int64),
+        "choices": ((2, 2), np.int64),
+        "bits": ((4,), np.uint8),
+        "text": ((6,), np.int64),
+    }
+
+
+def test_texts_become_the_ids_of_their_characters():
+    space = spaces.Text(4, charset="abc")
+    assert numbers_of(space, "cab").tolist() == [3, 1, 2, 0]
+    assert numbers_of(space, ["a", b"bb"]).tolist() == [[1, 0, 0, 0], [2, 2, 0, 0]]
+    for text in ("abcab", "xyz"):
+        with pytest.raises(InputError, match="widen its max_length or its charset"):
+            numbers_of(space, text)
+
+
+@pytest.mark.parametrize(
+    "value", [{"x": 1}, {"x": 1, "y": (0,)}, 3, (1, 2)], ids=["missing", "short", "number", "tuple"]
+)
+def test_a_value_that_lacks_a_part_is_refused(value):
+    with pytest.raises(InputError):
+        flatten(SUPPORTED["dict"], value)
 
 
 SAME = {

@@ -8,11 +8,12 @@ from gymnasium import spaces
 from hypothesis import given
 from scipy.stats import chisquare
 
-from dtrl.windows import FIELD_COLUMNS, Batch, Windows, episode_weights
+from dtrl.windows import Batch, Windows, episode_weights
 
 SAMPLING = ("step", "episode", "return")
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 SPACES = {"vectors": (None, None), "ids": (spaces.Discrete(5), spaces.Discrete(3))}
+FIELDS = {"return": "returns_to_go", "observation": "observations", "action": "actions"}
 ALPHA = 1e-4
 """A correct sampler fails a chi-square test of this level once in 10,000 seeds; the seeds are fixed."""
 
@@ -20,13 +21,13 @@ ALPHA = 1e-4
 def one_window(data, start, length):
     """(values, timesteps, valid) of the window that begins at row `start`, step by step."""
     episode = max(i for i in range(data.num_episodes) if data.episode_starts[i] <= start)
-    values = {field: np.zeros((length, *getattr(data, name).shape[1:])) for field, name in FIELD_COLUMNS.items()}
+    values = {field: np.zeros((length, *getattr(data, name).shape[1:])) for field, name in FIELDS.items()}
     timesteps, valid = np.zeros(length), np.zeros(length, dtype=bool)
     for k in range(length):
         row = start + k
         if row < data.episode_ends[episode]:
             valid[k], timesteps[k] = True, row - data.episode_starts[episode]
-            for field, name in FIELD_COLUMNS.items():
+            for field, name in FIELDS.items():
                 values[field][k] = getattr(data, name)[row]
     return values, timesteps, valid
 

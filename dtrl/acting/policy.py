@@ -227,7 +227,7 @@ class Policy:
         beginning, names = bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
-        now = {name: torch.from_numpy(np.asarray(values[name])).to(device).unsqueeze(1) for name in names}
+        now = {name: torch.from_numpy(np.ascontiguousarray(values[name])).to(device).unsqueeze(1) for name in names}
         ages = (
             self.ages[self.tokens_after :] if beginning else self.ages
         )  # of each token: 1 for those of the step before

@@ -110,8 +110,8 @@ def from_transformers(
         raise InputError(
             f"the actions of {name} lie in [-1, 1] (action_tanh), and action_space {action_space} has no bounds; give one that has."
         )
-    # dtrl's deterministic head squashes wherever actions are bounded; the mean of its Gaussian head is the bare linear map
-    head = "gaussian" if bounded and not squashed else "deterministic"
+    # dtrl's deterministic head squashes; the mean of its Gaussian head is the bare linear map
+    head = "deterministic" if squashed else "gaussian"
     config = model_config(settings, name, context_length, return_scale, head)
     model = build(config, observation_space, action_space)
     found = renamed(weights, name) | statistics(model, observation_mean, observation_std)

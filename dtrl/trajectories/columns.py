@@ -239,24 +239,23 @@ def fill_episode(
 
     `where` names the dataset in error messages."""
     steps = len(episode["rewards"])
-    parts: dict[str, Any] = {}
+    rows = slice(start, start + steps)
     for leaf, value in parts_of(episode["observations"], observation_space, "observations", index, where):
-        values = numbers_of(leaf.space, value)
+        name, values = leaf.name("observations"), numbers_of(leaf.space, value)
         if len(values) != steps + 1:
             raise InputError(
-                f"episode {index} of {where} has {len(values)} {leaf.name('observations')} for {steps} rewards; there must be one more "
+                f"episode {index} of {where} has {len(values)} {name} for {steps} rewards; there must be one more "
                 "(the observation after the last step), so record the final one too."
             )
-        parts[leaf.name("observations")] = values[:-1]
-        name = leaf.name("final_observations")
-        write(columns[name][index : index + 1], values[-1:], leaf.name("observations"), index, where, offset=steps)
+        write(columns[name][rows], values[:-1], name, index, where)
+        write(columns[leaf.name("final_observations")][index : index + 1], values[-1:], name, index, where, steps)
     for leaf, value in parts_of(episode["actions"], action_space, "actions", index, where):
-        parts[leaf.name("actions")] = numbers_of(leaf.space, value)
-    parts |= {name: np.asarray(episode[name]) for name in ("rewards", "terminations", "truncations")}
-    if parts["rewards"].size == steps:
-        parts["rewards"] = parts["rewards"].reshape(steps)
-    for name, values in parts.items():
-        write(columns[name][start : start + steps], values, name, index, where)
+        write(columns[leaf.name("actions")][rows], numbers_of(leaf.space, value), leaf.name("actions"), index, where)
+    for name in ("rewards", "terminations", "truncations"):
+        values = np.asarray(episode[name])
+        if name == "rewards" and values.size == steps:
+            values = values.reshape(steps)
+        write(columns[name][rows], values, name, index, where)
     return steps
 
 

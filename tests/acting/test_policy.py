@@ -95,7 +95,7 @@ def test_the_state_is_updated_in_place(policy_for):
     given = policy.initial_state(2)
     actions, returned = policy.predict(observations_of(VECTOR, 2), given)
     assert returned is given
-    np.testing.assert_array_equal(given.actions, actions)
+    np.testing.assert_array_equal(given.actions[""], actions)
     np.testing.assert_array_equal(given.timesteps, [0, 0])
     policy.predict(observations_of(VECTOR, 2), given)
     np.testing.assert_array_equal(given.timesteps, [1, 1])
@@ -306,7 +306,8 @@ def test_samples_come_from_the_model_s_distribution(policy_for):
     state, first = policy.initial_state(1), np.ones(1, dtype=bool)
     policy.advance(state, first)
     with torch.inference_mode():
-        wanted = policy.distribution(state, np.zeros((1, 3), np.float32), first).probs.flatten().numpy()
+        distribution = policy.distributions(state, {"": np.zeros((1, 3), np.float32)}, first)["action"]
+    wanted = distribution.probs.flatten().numpy()
     assert wanted.max() < 0.95
     frequencies = np.bincount(actions - CHOICES.start, minlength=3) / rows
     assert (np.abs(frequencies - wanted) < 5 * np.sqrt(wanted * (1 - wanted) / rows)).all()

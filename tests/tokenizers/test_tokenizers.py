@@ -8,7 +8,7 @@ from gymnasium import spaces
 from hypothesis import assume, given
 
 from dtrl.errors import InputError
-from dtrl.tokenizers import TOKENIZERS, Categories, Continuous
+from dtrl.tokenizers import TOKENIZERS, Categories, Continuous, Image, OneHot
 
 ASYMMETRIC = spaces.Box(np.array([-3, 0, -0.5], np.float32), np.array([1, 10, 7.5], np.float32))
 HALF_OPEN = spaces.Box(np.array([-np.inf, 0, -2], np.float32), np.array([np.inf, np.inf, 6], np.float32))
@@ -22,7 +22,29 @@ def ids(n, start=0):
     return np.arange(40) % n + start
 
 
+def images(*shape):
+    return np.random.default_rng(0).integers(0, 256, (40, *shape), dtype=np.uint8)
+
+
+def choices(sizes, start=0):
+    return np.random.default_rng(0).integers(0, sizes, (40, *np.shape(sizes))) + start
+
+
 EXAMPLES = {
+    "a matrix": ("continuous", lambda: Continuous(6, box=spaces.Box(-9, 9, (2, 3))), vectors(6).reshape(40, 2, 3)),
+    "a scalar": ("continuous", lambda: Continuous(1, box=spaces.Box(-9, 9, ())), vectors(1)[:, 0]),
+    "choices": ("one_hot", lambda: OneHot(np.array([3, 1, 4])), choices([3, 1, 4])),
+    "choices in a grid": (
+        "one_hot",
+        lambda: OneHot(np.array([[2, 3], [4, 5]]), np.array([[0, 1], [-2, 7]])),
+        choices([[2, 3], [4, 5]], np.array([[0, 1], [-2, 7]])),
+    ),
+    "grey": ("image", lambda: Image((8, 9)), images(8, 9)),
+    "channels last": ("image", lambda: Image((8, 9, 3)), images(8, 9, 3)),
+    "channels first": ("image", lambda: Image((3, 8, 9)), images(3, 8, 9)),
+    "a stack of grey": ("image", lambda: Image((4, 8, 9)), images(4, 8, 9)),
+    "a stack, channels last": ("image", lambda: Image((4, 8, 9, 3)), images(4, 8, 9, 3)),
+    "a stack, channels first": ("image", lambda: Image((4, 3, 8, 9)), images(4, 3, 8, 9)),
     "standardize": ("continuous", lambda: Continuous(3), vectors(3)),
     "one dimension": ("continuous", lambda: Continuous(1), vectors(1)),
     "bounds": ("continuous", lambda: Continuous(3, "bounds", box=ASYMMETRIC), vectors(3)),
@@ -64,7 +86,7 @@ def test_tokens_have_the_shape_that_the_tokenizer_states(fitted):
     shape = (4, 10 // tokenizer.block_length, tokenizer.num_tokens)
     if tokenizer.vocab_size is None:
         assert tokens.shape == (*shape, tokenizer.token_width)
-        assert tokens.dtype == torch.float32
+        assert tokens.dtype == (torch.float32 if tokenizer.grid is None else torch.uint8)
     else:
         assert tokens.shape == shape
         assert tokens.dtype == torch.int64
@@ -136,12 +158,12 @@ def test_any_bounds_become_one_up_to_rounding(low, high):
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(edges)), edges, rtol=0, atol=4e-7 * size)
 
 
-def test_a_dimension_without_two_bounds_is_standardised():
+def test_a_dimension_without_two_bounds_takes_those_of_the_data():
     tokenizer, x = Continuous(3, "bounds", box=HALF_OPEN), vectors(3)
     tokenizer.fit(x)
-    free = [0, 1]
-    np.testing.assert_allclose(tokenizer.shift[free], x[:, free].mean(0), rtol=1e-6)
-    np.testing.assert_allclose(tokenizer.scale[free], x[:, free].std(0), rtol=1e-6)
+    tokens = tokenizer.encode(torch.from_numpy(x[None])).squeeze()
+    np.testing.assert_allclose(tokens[:, :2].amin(0), [-1, -1], rtol=1e-5)
+    np.testing.assert_allclose(tokens[:, :2].amax(0), [1, 1], rtol=1e-5)
     assert (tokenizer.shift[2], tokenizer.scale[2]) == (2, 4)
 
 

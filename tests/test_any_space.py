@@ -1,0 +1,204 @@
+"""Every space that Gymnasium has and dtrl takes, through the whole job: data → training → acting → file → acting."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import HealthCheck, given, settings
+
+import dtrl
+from dtrl.errors import InputError
+from dtrl.spaces import flatten, leaves, unflatten
+from dtrl.trajectories import Trajectories
+
+TINY = {"updates": 2, "batch_size": 4, "context_length": 3, "width": 8, "layers": 1, "device": "cpu"}
+LENGTHS = (5, 3)
+
+
+def boxes(shapes):
+    bounds = st.sampled_from([(-1.0, 1.0), (0.0, 4.0), (-2.0, 0.5), (-np.inf, np.inf), (0.0, np.inf)])
+    return st.builds(lambda bound, shape: spaces.Box(*bound, shape), bounds, st.sampled_from(shapes))
+
+
+SMALL = st.integers(1, 4)
+ACTED = st.one_of(
+    boxes([(1,), (3,), (2, 2), ()]),
+    st.builds(spaces.Discrete, SMALL, start=st.integers(-3, 3)),
+    st.lists(SMALL, min_size=1, max_size=3).map(spaces.MultiDiscrete),
+    st.just(spaces.MultiDiscrete([[2, 3], [4, 1]], start=[[0, -1], [2, 5]])),
+    st.sampled_from([1, 3, (2, 2)]).map(spaces.MultiBinary),
+)
+OBSERVED = st.one_of(
+    ACTED,
+    st.sampled_from([(5, 6), (6, 5, 3), (3, 6, 5), (2, 6, 5, 3), (40, 36, 3)]).map(
+        lambda s: spaces.Box(0, 255, s, np.uint8)
+    ),
+    st.just(spaces.Box(0, 9, (3,), np.uint8)),
+    st.builds(spaces.Text, SMALL, charset=st.just("abc")),
+)
+
+
+def nested(simple):
+    """A simple space, or a Dict or Tuple of such, up to two levels deep."""
+    names = st.sampled_from(["a", "b.c", "keys", "goal", "%"])
+    return st.recursive(
+        simple,
+        lambda part: st.one_of(
+            st.lists(part, min_size=1, max_size=3).map(spaces.Tuple),
+            st.dictionaries(names, part, min_size=1, max_size=3).map(spaces.Dict),
+        ),
+        max_leaves=4,
+    )
+
+
+def batch(space, count):
+    """`count` samples of a space in the form in which vector environments give them."""
+    samples = [flatten(space, space.sample()) for _ in range(count)]
+    parts = {}
+    for leaf in leaves(space):
+        values = [sample[leaf.path] for sample in samples]
+        parts[leaf.path] = values if isinstance(leaf.space, spaces.Text) else np.stack([np.asarray(v) for v in values])
+    return unflatten(space, parts)
+
+
+def sampled(observation_space, action_space, lengths=LENGTHS, seed=0):
+    """Trajectories of samples of the spaces."""
+    observation_space.seed(seed)
+    action_space.seed(seed)
+    episodes = [
+        {
+            "observations": batch(observation_space, length + 1),
+            "actions": batch(action_space, length),
+            "rewards": np.linspace(-1, 1, length) + i,
+            "terminations": np.arange(length) == length - 1,
+            "truncations": np.zeros(length, dtype=bool),
+        }
+        for i, length in enumerate(lengths)
+    ]
+    return Trajectories.from_episodes(episodes, observation_space, action_space)
+
+
+def assert_same_action(space, one, other):
+    """Equal ids, and numbers up to the rounding of weights that lie elsewhere in memory."""
+    one, other = flatten(space, one), flatten(space, other)
+    for leaf in leaves(space):
+        np.testing.assert_allclose(one[leaf.path], other[leaf.path], rtol=1e-5, atol=1e-5)
+
+
+def act_and_keep(observation_space, action_space, path, preset="dt", attention="banded"):
+    data = sampled(observation_space, action_space)
+    policy = dtrl.train(data, preset=preset, attention=attention, **TINY)
+    observations = data.episode(1)["observations"]
+    first = unflatten(observation_space, {k: v[0] for k, v in flatten(observation_space, observations).items()})
+    action, _ = policy.predict(first)
+    assert action_space.contains(action), (action, action_space)
+    sampled_actions, _ = policy.predict(observations, deterministic=False)
+    assert all(len(v) == LENGTHS[1] + 1 for v in flatten(action_space, sampled_actions).values())
+    assert policy.replay(data) < 1e-4
+    policy.save(path)
+    again, _ = dtrl.load_policy(path).predict(first)
+    assert_same_action(action_space, action, again)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(nested(OBSERVED), nested(ACTED))
+def test_any_pair_of_spaces_is_learnt_acted_and_kept(tmp_path, observation_space, action_space):
+    act_and_keep(observation_space, action_space, tmp_path / "policy.safetensors")
+
+
+@pytest.mark.slow
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(nested(OBSERVED), nested(ACTED), st.sampled_from(["dt", "bc"]))
+def test_two_hundred_pairs_of_spaces_are_learnt_acted_and_kept(tmp_path, observation_space, action_space, preset):
+    attention = "window" if preset == "bc" else "full"
+    act_and_keep(observation_space, action_space, tmp_path / "policy.safetensors", preset, attention)
+
+
+@settings(max_examples=50)
+@given(nested(OBSERVED), nested(ACTED))
+def test_episodes_come_out_of_trajectories_as_they_went_in(observation_space, action_space):
+    data = sampled(observation_space, action_space)
+    again = Trajectories.from_episodes([data.episode(i) for i in range(2)], observation_space, action_space)
+    assert data.columns.keys() == again.columns.keys()
+    for name, column in data.columns.items():
+        np.testing.assert_array_equal(column, again.columns[name])
+
+
+COMPOSITE = spaces.Dict(
+    image=spaces.Box(0, 255, (6, 6, 3), np.uint8), place=spaces.Discrete(3, start=1), goal=spaces.Text(3, charset="abc")
+)
+PARTS = spaces.Tuple([spaces.Box(-1, 3, (2,)), spaces.MultiDiscrete([2, 3]), spaces.Discrete(2)])
+
+
+@pytest.fixture(scope="module")
+def composite():
+    """(data, a policy trained on them) with a Dict observed and a Tuple acted."""
+    data = sampled(COMPOSITE, PARTS, lengths=(6, 4, 5))
+    return data, dtrl.train(data, **TINY)
+
+
+def test_the_parts_of_an_observation_share_a_token_and_each_matters(composite):
+    data, policy = composite
+    assert policy.model.tokens_per_step == 3
+    for leaf in leaves(COMPOSITE):
+        before, _ = policy.predict(data.episode(0)["observations"])
+        parts = flatten(COMPOSITE, data.episode(0)["observations"])
+        changed, _ = policy.predict(unflatten(COMPOSITE, parts | {leaf.path: parts[leaf.path][::-1]}))
+        assert np.abs(before[0] - changed[0]).max() > 0, leaf.path
+
+
+def test_the_loss_is_the_mean_over_the_parts_of_an_action(composite):
+    data, policy = composite
+    from dtrl.windows import Windows
+
+    batch_ = Windows(data, 3, 8).batch(1)
+    loss = policy.model.loss(batch_)
+    assert loss.by_field.keys() == {"action/0", "action/1", "action/2"}
+    total = sum(float(surprise) for surprise, _, _ in loss.by_field.values())
+    assert float(loss.total.detach()) == pytest.approx(total, rel=1e-5)
+    assert float(loss.weight) == 3 * int(batch_.valid.sum())
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4, start=2), spaces.MultiDiscrete([2, 3])], ids=["ids", "choices"])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_masked_action_is_never_taken(space, deterministic):
+    data = sampled(spaces.Box(-1, 1, (2,)), space)
+    policy = dtrl.train(data, **TINY)
+    observations = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    free, _ = policy.predict(observations, deterministic=deterministic)
+    n = 4 if isinstance(space, spaces.Discrete) else 5
+    masks = np.random.default_rng(1).random((64, n)) < 0.4
+    masks[:, [0, 2]] = True  # something is left of every choice
+    acted, _ = policy.predict(observations, deterministic=deterministic, action_masks=masks)
+    chosen = (acted - 2)[:, None] if n == 4 else acted + np.array([0, 2])
+    assert np.take_along_axis(masks, chosen, axis=1).all()
+    allowed, _ = policy.predict(observations, deterministic=True, action_masks=np.ones((64, n), dtype=bool))
+    np.testing.assert_array_equal(allowed, policy.predict(observations)[0])
+    assert free.shape == acted.shape
+
+
+def test_a_mask_that_allows_nothing_names_its_environment():
+    policy = dtrl.train(sampled(spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3])), **TINY)
+    masks = np.ones((3, 5), dtype=bool)
+    masks[1, 2:] = False
+    with pytest.raises(InputError, match="mask of environment 1 allows no value of choice 1"):
+        policy.predict(np.zeros((3, 2), np.float32), action_masks=masks)
+    with pytest.raises(InputError, match=r"action_masks has shape \(2, 5\); give \(3, 5\)"):
+        policy.predict(np.zeros((3, 2), np.float32), action_masks=masks[:2])
+
+
+def test_pixels_are_divided_by_255_and_encoders_take_every_grid():
+    from dtrl.embeddings import IMAGE_ENCODERS, embedding
+    from dtrl.tokenizers import Image
+
+    for name in IMAGE_ENCODERS:
+        for shape in ((1, 1), (5, 6), (7, 7, 3), (3, 84, 84), (4, 36, 40, 3)):
+            tokenizer = Image(shape)
+            torch.manual_seed(0)
+            layer = embedding(tokenizer, 8, name)
+            tokens = tokenizer.encode(torch.randint(0, 256, (2, 3, *shape), dtype=torch.uint8))
+            out = layer(tokens)
+            assert out.shape == (2, 3, 1, 8)
+            pixels = tokens.reshape(6, *tokenizer.grid).float() / 255
+            torch.testing.assert_close(layer.out(layer.layers(pixels)).view(2, 3, 1, 8), out)
