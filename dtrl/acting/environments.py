@@ -3,12 +3,16 @@
 Minari stores an EnvSpec in each dataset: a JSON text with import paths in it. Gymnasium would import and call them. Here the text only chooses among
 what is registered already: its id must be known to Gymnasium, and its entry point must be the one registered under that id."""
 
+import contextlib
+import importlib
 import json
 from typing import Any
 
 import gymnasium
+from gymnasium import spaces
 
 from dtrl.errors import InputError, did_you_mean
+from dtrl.spaces import SIMPLE, Space, same_space
 
 
 def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env[Any, Any]":
@@ -17,11 +21,15 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
     Raises InputError for an unknown id, an entry point other than the registered one, wrappers, and missing packages (with Gymnasium's own hint)."""
     spec = parse(env)
     name, kwargs = spec["id"], spec["kwargs"]
+    register(name)
     if name not in gymnasium.registry:
         near = did_you_mean(name, list(gymnasium.registry))
+        package = next((package for prefix, package in PACKAGES.items() if name.startswith(prefix)), None)
         hint = (
             near if near.startswith("did you mean") else "give another with env."
         )  # all the known ones would fill a page
+        if package is not None:
+            hint = f"`pip install {package}`, which has it."
         raise InputError(
             f"environment {name!r} is not registered with Gymnasium: import the package that registers it, or {hint}"
         )
@@ -50,6 +58,18 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
         ) from error
 
 
+PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py", "Fetch": "gymnasium_robotics"}
+"""Beginning of an environment's id → the package that registers it when it is imported. Only these are ever imported for an id."""
+
+
+def register(name: str) -> None:
+    """Import the package that registers an environment, where it is one of `PACKAGES` and installed."""
+    package = next((package for prefix, package in PACKAGES.items() if name.startswith(prefix)), None)
+    if package is not None and name not in gymnasium.registry:
+        with contextlib.suppress(ImportError):
+            gymnasium.register_envs(importlib.import_module(package))
+
+
 def parse(env: str) -> dict[str, Any]:
     """An EnvSpec's JSON, or {"id": …} for a plain id."""
     if not env.lstrip().startswith("{"):
@@ -63,6 +83,64 @@ def parse(env: str) -> dict[str, Any]:
             "the environment that the data name is not an EnvSpec in JSON; give the environment's id with env."
         ) from error
     return dict(spec)
+
+
+def seen_part(given: Space, trained: Space, wanted: str | None, dataset: str) -> tuple[str | int, ...]:
+    """The keys that lead from an environment's observation to what the policy was trained on; none where that is the whole.
+
+    `wanted` is the path of a part ("image"); without it, the whole is taken where it fits, and else the only part that does. Raises InputError where none
+    does, or several do. A Dict fits where it has more parts than the policy knows."""
+    parts = {"/".join(map(str, keys)): (keys, space) for keys, space in parts_of(given)}
+    if wanted is not None:
+        if wanted not in parts:
+            raise InputError(
+                f"the environment's observation has no part {wanted!r}; {did_you_mean(wanted, [p for p in parts if p])}"
+            )
+        fitting = [wanted] if fits(trained, parts[wanted][1]) else []
+    else:
+        fitting = [""] if fits(trained, given) else [path for path, (_, space) in parts.items() if fits(trained, space)]
+    if len(fitting) > 1:
+        raise InputError(
+            f"the policy was trained on {trained}, and {', '.join(fitting)} of the environment's observation are such; choose one with observation."
+        )
+    if not fitting:
+        raise InputError(
+            f"the observation space of the environment is {given}, and the policy was trained on {dataset} with {trained}; "
+            "evaluate it in the environment of its data."
+        )
+    return parts[fitting[0]][0]
+
+
+def parts_of(space: Space) -> list[tuple[tuple[str | int, ...], Space]]:
+    """The space itself and all parts of it, each with the keys that lead there."""
+    inner: list[tuple[str | int, Space]] = []
+    if isinstance(space, spaces.Dict):
+        inner = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        inner = list(enumerate(space.spaces))
+    return [((), space), *(((key, *keys), part) for key, child in inner for keys, part in parts_of(child))]
+
+
+def fits(trained: Space, given: Space) -> bool:
+    """Whether every value of `given` holds what a policy with the space `trained` needs."""
+    if isinstance(trained, spaces.Dict):
+        return isinstance(given, spaces.Dict) and all(
+            key in given.spaces and fits(part, given.spaces[key]) for key, part in trained.spaces.items()
+        )
+    if isinstance(trained, spaces.Tuple):
+        return isinstance(given, spaces.Tuple) and list(map(fits, trained.spaces, given.spaces)) == [True] * len(
+            given.spaces
+        )
+    if isinstance(trained, spaces.Text) and not isinstance(given, (*SIMPLE, spaces.Dict, spaces.Tuple)):
+        return True  # a space of the environment's own, as MiniGrid's missions; its texts are checked one by one
+    return same_space(trained, given)
+
+
+def descend(observation: Any, keys: tuple[str | int, ...]) -> Any:
+    """The part of an observation, or of a batch of them, to which the keys lead."""
+    for key in keys:
+        observation = observation[key]
+    return observation
 
 
 def environment_id(env: str | None) -> str | None:

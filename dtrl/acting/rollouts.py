@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from dtrl.acting.environments import make_environment
+from dtrl.acting.environments import descend, make_environment, seen_part
 from dtrl.acting.policy import ACTION_MASK, Policy, PolicyState
 from dtrl.errors import InputError
 from dtrl.spaces import flatten, leaves, numbers_of, same_space, unflatten
@@ -42,13 +42,15 @@ def rollout(
     *,
     num_envs: int | None = None,
     deterministic: bool = True,
+    observation: str | None = None,
     on_episode: Callable[[int], object] = lambda index: None,
 ) -> Trajectories:
     """Play the episodes and return them, in the order in which they were given.
 
     `env` is an id, an EnvSpec in JSON, a function that makes one environment, or a vector environment (any autoreset mode; its episodes after the
-    first of a row cannot be seeded unless the mode is DISABLED); None stands for the environment of the policy's data. `on_episode(index)` is
-    called as episodes end. Raises InputError where the environment's spaces are not the policy's, or it returns NaN."""
+    first of a row cannot be seeded unless the mode is DISABLED); None stands for the environment of the policy's data. `observation` names the part of
+    its observations that the policy sees ("image"), where more than one could be meant. `on_episode(index)` is called as episodes end. Raises InputError
+    where the environment's spaces are not the policy's, or it returns NaN."""
     if not episodes or (num_envs is not None and num_envs < 1):
         raise InputError(
             f"there is no episode to play, or num_envs {num_envs} is not at least 1; give one episode or more."
@@ -59,8 +61,8 @@ def rollout(
         else make_vector(env or policy.data.env_spec, min(num_envs or MAX_ENVS, len(episodes)))
     )
     try:
-        check_spaces(policy, vector)
-        return Rollout(policy, vector, episodes, deterministic, on_episode).run()
+        seen = check_spaces(policy, vector, observation)
+        return Rollout(policy, vector, seen, episodes, deterministic, on_episode).run()
     finally:
         if vector is not env:
             vector.close()
@@ -80,16 +82,14 @@ def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_e
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]") -> None:
-    for role, trained, given in (
-        ("observation", policy.observation_space, vector.single_observation_space),
-        ("action", policy.action_space, vector.single_action_space),
-    ):
-        if not same_space(trained, given):
-            raise InputError(
-                f"the {role} space of the environment is {given}, and the policy was trained on {policy.data.dataset} with {trained}; "
-                "evaluate it in the environment of its data."
-            )
+def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:
+    """The keys of the part of the observations that the policy sees. Raises InputError where the environment's spaces are not the policy's."""
+    if not same_space(policy.action_space, vector.single_action_space):
+        raise InputError(
+            f"the action space of the environment is {vector.single_action_space}, and the policy was trained on {policy.data.dataset} with "
+            f"{policy.action_space}; evaluate it in the environment of its data."
+        )
+    return seen_part(vector.single_observation_space, policy.observation_space, observation, policy.data.dataset)
 
 
 class Rollout:
@@ -99,10 +99,12 @@ class Rollout:
         self,
         policy: Policy,
         vector: "VectorEnv[Any, Any, Any]",
+        seen: tuple[str | int, ...],
         episodes: Sequence[Episode],
         deterministic: bool,
         on_episode: Callable[[int], object],
     ) -> None:
+        self.seen = seen
         self.policy, self.episodes, self.deterministic, self.on_episode = policy, episodes, deterministic, on_episode
         self.vector: Any = vector  # VectorEnv's own annotations leave out a list of seeds
         mode = vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
@@ -170,7 +172,7 @@ class Rollout:
     def parts(self, observations: Any) -> dict[str, Array]:
         """Copies of the parts of a batch of observations by path: environments may write into their arrays again."""
         space = self.policy.observation_space
-        parts = flatten(space, observations)
+        parts = flatten(space, descend(observations, self.seen))
         return {leaf.path: np.array(numbers_of(leaf.space, parts[leaf.path]), copy=True) for leaf in leaves(space)}
 
     def record(
@@ -200,7 +202,7 @@ class Rollout:
         if self.mode == AutoresetMode.SAME_STEP:
             space = self.policy.observation_space
             for row in np.flatnonzero(done):
-                final = flatten(space, info["final_obs"][row])
+                final = flatten(space, descend(info["final_obs"][row], self.seen))
                 for leaf in leaves(space):
                     last[leaf.path][row] = numbers_of(leaf.space, final[leaf.path])
         return last

@@ -36,6 +36,11 @@ def add_parser(verbs: Any) -> None:
         help="rows of the vector environment (default: as many as episodes, at most 64)",
     )
     parser.add_argument("--env", metavar="ID", help="another environment with the same spaces (default: the data's)")
+    parser.add_argument(
+        "--observation",
+        metavar="PART",
+        help="the part of the environment's observation that the policy sees, such as image (default: the one that fits)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     parser.add_argument(
         "--context",
@@ -69,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seed,
         arguments.num_envs,
         env=arguments.env,
+        observation=arguments.observation,
         progress=True,
     )
     print(report.table())
@@ -77,4 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         report.plot(arguments.plot)
     if arguments.video is not None:
-        save_video(arguments.video, policy, report.targets[0].target_return, arguments.seed, env=arguments.env)
+        save_video(
+            arguments.video,
+            policy,
+            report.targets[0].target_return,
+            arguments.seed,
+            arguments.env,
+            arguments.observation,
+        )

@@ -26,14 +26,24 @@ def evaluate(
     *,
     env: "str | Callable[[], gymnasium.Env[Any, Any]] | VectorEnv[Any, Any, Any] | None" = None,
     deterministic: bool | None = None,
+    observation: str | None = None,
     progress: bool = False,
 ) -> Report:
     """Play `episodes` episodes for each target return, all targets together as rows of one vector environment.
 
     Episode i has the same seed for every target, so targets are compared on the same starts. Without `target_returns`, the policy's own (from its
-    data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env` as in `rollout`."""
+    data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env` and `observation` as in
+    `rollout`."""
     return play(
-        policy, target_returns, episodes, seed, num_envs, env=env, deterministic=deterministic, progress=progress
+        policy,
+        target_returns,
+        episodes,
+        seed,
+        num_envs,
+        env=env,
+        deterministic=deterministic,
+        observation=observation,
+        progress=progress,
     )[0]
 
 
@@ -46,6 +56,7 @@ def play(
     *,
     env: Any = None,
     deterministic: bool | None = None,
+    observation: str | None = None,
     progress: bool = False,
 ) -> tuple[Report, Trajectories]:
     """`evaluate`, with the trajectories it played: target by target, episode by episode."""
@@ -71,7 +82,15 @@ def play(
         total=len(plan), desc="evaluating", unit="episode", disable=not (progress and sys.stderr.isatty()), leave=False
     ) as bar:
         greedy = policy.decoding.greedy if deterministic is None else deterministic
-        played = rollout(policy, env, plan, num_envs=num_envs, deterministic=greedy, on_episode=lambda _: bar.update())
+        played = rollout(
+            policy,
+            env,
+            plan,
+            num_envs=num_envs,
+            deterministic=greedy,
+            observation=observation,
+            on_episode=lambda _: bar.update(),
+        )
     returns, lengths = played.episode_returns, played.episode_lengths
     results = [
         TargetResult(

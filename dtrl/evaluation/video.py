@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dtrl.acting import Policy, make_environment
+from dtrl.acting.environments import descend, seen_part
+from dtrl.acting.policy import ACTION_MASK
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.pictures import encode_gif
@@ -23,17 +25,21 @@ def record(
     target_return: float,
     seed: int = 0,
     env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None,
+    part: str | None = None,
 ) -> tuple[npt.NDArray[np.uint8], float]:
-    """Frames (T, H, W, 3) and frames a second of one greedy episode; of a long one every n-th frame. Raises InputError where the environment draws none."""
+    """Frames (T, H, W, 3) and frames a second of one greedy episode; of a long one every n-th frame. `part` names what the policy sees of the observation.
+
+    Raises InputError where the environment draws none."""
     environment = make_with_pictures(policy, env)
     try:
         frames, state = [], policy.initial_state(1, target_return)
-        observation, _ = environment.reset(seed=seed)
+        seen = seen_part(environment.observation_space, policy.observation_space, part, policy.data.dataset)
+        observation, info = environment.reset(seed=seed)
         done = False
         while not done:
             frames.append(frame(environment))
-            action, state = policy.predict(observation, state)
-            observation, reward, terminated, truncated, _ = environment.step(action)
+            action, state = policy.predict(descend(observation, seen), state, action_masks=info.get(ACTION_MASK))
+            observation, reward, terminated, truncated, info = environment.step(action)
             state.reward += float(reward)
             done = terminated or truncated
         frames.append(frame(environment))
@@ -81,7 +87,8 @@ def save_video(
     target_return: float,
     seed: int = 0,
     env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None,
+    part: str | None = None,
 ) -> None:
-    """Write one episode to `path` as an animated GIF."""
-    frames, fps = record(policy, target_return, seed, env)
+    """Write one episode to `path` as an animated GIF; `part` of the observation as in `rollout`."""
+    frames, fps = record(policy, target_return, seed, env, part)
     write_atomically(path, encode_gif(frames, fps))
