@@ -84,12 +84,13 @@ def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_e
 
 def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:
     """The keys of the part of the observations that the policy sees. Raises InputError where the environment's spaces are not the policy's."""
+    seen = seen_part(vector.single_observation_space, policy.observation_space, observation, policy.data.dataset)
     if not same_space(policy.action_space, vector.single_action_space):
         raise InputError(
             f"the action space of the environment is {vector.single_action_space}, and the policy was trained on {policy.data.dataset} with "
             f"{policy.action_space}; evaluate it in the environment of its data."
         )
-    return seen_part(vector.single_observation_space, policy.observation_space, observation, policy.data.dataset)
+    return seen
 
 
 class Rollout:
