@@ -62,6 +62,10 @@ class ModelConfig:
     image_encoder: str = option(
         "conv", "how images are embedded: conv (three convolutions) or patch (linear patches)", ("conv", "patch")
     )
+    goal: str | None = option(
+        None,
+        "part of a Dict observation that gets a token of its own at the head of each step; by default desired_goal where there is one (none: no such token)",
+    )
     timestep_embedding: bool | None = option(
         None, "add a learned embedding of the timestep; by default gpt2 does and modern does not"
     )

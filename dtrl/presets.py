@@ -1,7 +1,7 @@
 """Methods as configurations: each preset is a function that returns a SequenceModel. A new one is a function here and a row in `PRESETS`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -21,15 +21,21 @@ from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
 from dtrl.windows import field_columns
 
+GOAL = "desired_goal"
+"""The part of a goal environment's observation that says what is wanted, by Gymnasium-Robotics' convention."""
 RETURN_DEVIATION = 2.0
 """Standard deviation of the return tokens by default: wide enough that neighbouring returns look different to the model from the first update."""
 
 
 def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
-    """Decision Transformer [Chen et al. 2021, arXiv:2106.01345]: (return-to-go, observation, action) tokens, loss on the action."""
+    """Decision Transformer [Chen et al. 2021, arXiv:2106.01345]: (return-to-go, observation, action) tokens, loss on the action.
+
+    A goal, which environments show as a part of the observation, comes before the return: it is another thing that is asked for."""
+    observed = fields_of("observation", observation_space, "standardize")
     fields = [
+        *joined(f for f in observed if within(f.name, f"observation/{config.goal}")),
         Field("return", Continuous(1, "scale", scale=config.return_scale)),
-        *fields_of("observation", observation_space, "standardize"),
+        *joined(f for f in observed if not within(f.name, f"observation/{config.goal}")),
         *fields_of("action", action_space, "bounds", loss_weight=1.0),
     ]
     tokens_per_step = sum(f.tokenizer.num_tokens for f in fields if not f.joined)
@@ -95,6 +101,7 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     return replace(
         config,
         head=head,
+        goal=goal_of(config, trajectories),
         context_length=int(trajectories.episode_lengths.max()) if config.attention == "full" else config.context_length,
         timestep_embedding=config.trunk == "gpt2" if config.timestep_embedding is None else config.timestep_embedding,
         max_timestep=config.max_timestep or longest,
@@ -127,10 +134,34 @@ def fields_of(
     in_context: bool = True,
 ) -> list[Field]:
     """One field a leaf of the space, all sharing one token a step."""
-    return [
-        Field(leaf.name(role), tokenizer_of(leaf.space, rule), loss_weight, in_context, joined=i > 0)
-        for i, leaf in enumerate(leaves(space))
-    ]
+    return joined(
+        Field(leaf.name(role), tokenizer_of(leaf.space, rule), loss_weight, in_context) for leaf in leaves(space)
+    )
+
+
+def joined(fields: Iterable[Field]) -> list[Field]:
+    """The same fields, all in the token of the first."""
+    return [replace(f, joined=i > 0) for i, f in enumerate(fields)]
+
+
+def within(path: str, part: str) -> bool:
+    """Whether a path is that of a part, or of something in it."""
+    return path == part or path.startswith(f"{part}/")
+
+
+def goal_of(config: ModelConfig, trajectories: Trajectories) -> str:
+    """The path of the goal, "" for none. Raises InputError for one that the observations do not have, or that is all they have."""
+    if config.goal in ("", "none"):
+        return ""
+    paths = [leaf.path for leaf in leaves(trajectories.observation_space)]
+    goal = config.goal or GOAL
+    found = [path for path in paths if within(path, goal)]
+    if config.goal is not None and (not found or len(found) == len(paths)):
+        raise InputError(
+            f"goal {goal!r} is no part of the observation of {trajectories.origin.name} ({trajectories.observation_space}); "
+            f"{did_you_mean(goal, [path for path in paths if path])}"
+        )
+    return goal if 0 < len(found) < len(paths) else ""
 
 
 def tokenizer_of(space: Space, rule: Literal["standardize", "bounds"]) -> Tokenizer:

@@ -82,14 +82,14 @@ def advice(space: Space) -> str:
 def column_layout(space: Space) -> tuple[tuple[int, ...], type[np.generic]]:
     """Shape of one value and dtype of the column that holds a simple space's values.
 
-    Float32 for numbers, uint8 for images (`is_image`) and bits, int64 for ids; the characters of a text are ids, `NO_CHARACTER` after its end."""
+    Float32 for numbers, uint8 for images (`is_image`), int8 for bits, int64 for ids; the characters of a text are ids, `NO_CHARACTER` after its end."""
     if isinstance(space, spaces.Discrete):
         return (), np.int64
     if isinstance(space, spaces.Text):
         return (int(space.max_length),), np.int64
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.shape, np.int64
-    return space.shape or (), np.uint8 if is_image(space) or isinstance(space, spaces.MultiBinary) else np.float32
+    if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
+        return space.shape, np.int64 if isinstance(space, spaces.MultiDiscrete) else np.int8
+    return space.shape or (), np.uint8 if is_image(space) else np.float32
 
 
 def is_image(space: Space) -> bool:
@@ -220,7 +220,7 @@ def batch_of_leaf(observation: Any, space: Space) -> tuple[Array, bool]:
 def within(values: Array, space: Space) -> bool:
     """Whether all of a batch of ids or bits are in the space."""
     if isinstance(space, spaces.MultiBinary):
-        return bool((values <= 1).all())
+        return bool(((values == 0) | (values == 1)).all())
     assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
     size = space.n if isinstance(space, spaces.Discrete) else space.nvec
     return bool(((values >= space.start) & (values < space.start + size)).all())

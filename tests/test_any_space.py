@@ -1,5 +1,6 @@
 """Every space that Gymnasium has and dtrl takes, through the whole job: data → training → acting → file → acting."""
 
+import gymnasium
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -202,3 +203,122 @@ def test_pixels_are_divided_by_255_and_encoders_take_every_grid():
             assert out.shape == (2, 3, 1, 8)
             pixels = tokens.reshape(6, *tokenizer.grid).float() / 255
             torch.testing.assert_close(layer.out(layer.layers(pixels)).view(2, 3, 1, 8), out)
+
+
+GOALS = spaces.Dict(
+    observation=spaces.Box(-1, 1, (3,)), desired_goal=spaces.Box(-1, 1, (2,)), achieved_goal=spaces.Box(-1, 1, (2,))
+)
+
+
+def test_a_desired_goal_has_a_token_of_its_own_before_the_return():
+    data = sampled(GOALS, spaces.Discrete(3))
+    policy = dtrl.train(data, **TINY)
+    assert [(f.name, f.joined) for f in policy.model.fields] == [
+        ("observation/desired_goal", False),
+        ("return", False),
+        ("observation/observation", False),
+        ("observation/achieved_goal", True),
+        ("action", False),
+    ]
+    assert policy.model.tokens_per_step == 4
+    assert policy.config.goal == "desired_goal"
+    assert policy.replay(data) < 1e-5
+
+
+def test_a_goal_is_chosen_or_left_among_the_rest():
+    data = sampled(GOALS, spaces.Discrete(3))
+    assert dtrl.train(data, goal="none", **TINY).model.tokens_per_step == 3
+    chosen = dtrl.train(data, goal="achieved_goal", **TINY).model.fields[0]
+    assert chosen.name == "observation/achieved_goal"
+    with pytest.raises(InputError, match=r"goal 'desired' is no part of the observation.*did you mean 'desired_goal'"):
+        dtrl.train(data, goal="desired", **TINY)
+
+
+def test_a_policy_sees_its_part_of_a_richer_observation():
+    from dtrl.acting.environments import seen_part
+
+    rich = spaces.Dict(
+        image=COMPOSITE["image"], extra=spaces.Discrete(7), inner=spaces.Tuple([spaces.Box(-1, 1, (2,))])
+    )
+    assert seen_part(rich, rich, None, "data") == ()
+    assert seen_part(rich, COMPOSITE["image"], None, "data") == ("image",)
+    assert seen_part(rich, spaces.Box(-1, 1, (2,)), None, "data") == ("inner", 0)
+    assert seen_part(rich, spaces.Dict(extra=spaces.Discrete(7)), None, "data") == ()
+    with pytest.raises(InputError, match="trained on data with Discrete"):
+        seen_part(rich, spaces.Discrete(6), None, "data")
+    twins = spaces.Dict(left=spaces.Discrete(3), right=spaces.Discrete(3))
+    with pytest.raises(InputError, match=r"left, right .*choose one with observation"):
+        seen_part(twins, spaces.Discrete(3), None, "data")
+    assert seen_part(twins, spaces.Discrete(3), "right", "data") == ("right",)
+    with pytest.raises(InputError, match="no part 'rigth'; did you mean 'right'"):
+        seen_part(twins, spaces.Discrete(3), "rigth", "data")
+
+
+class Guarded(gymnasium.Env):
+    """Forbids one action a step, in its info or its observation, and fails when it is taken."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, observed):
+        self.observed = observed
+        plain = spaces.Box(-1, 1, (2,))
+        self.observation_space = spaces.Dict(x=plain, action_mask=spaces.MultiBinary(3)) if observed else plain
+
+    def show(self):
+        self.mask = np.ones(3, dtype=np.int8)
+        self.mask[self.np_random.integers(3)] = 0
+        x = self.np_random.uniform(-1, 1, 2).astype(np.float32)
+        return {"x": x, "action_mask": self.mask} if self.observed else x, {} if self.observed else {
+            "action_mask": self.mask
+        }
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(2, 6))
+        return self.show()
+
+    def step(self, action):
+        assert self.mask[action], "took a forbidden action"
+        self.left -= 1
+        observation, info = self.show()
+        return observation, 1.0, self.left == 0, False, info
+
+
+@pytest.mark.parametrize("observed", [True, False], ids=["observation", "info"])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_rollouts_obey_the_masks_of_the_environment(observed, deterministic):
+    """30 episodes of some four steps: unmasked, an action would be forbidden once in three steps."""
+    policy = dtrl.train(sampled(Guarded(observed).observation_space, Guarded.action_space), **TINY)
+    episodes = [dtrl.acting.Episode(3.0, seed) for seed in range(30)]
+    played = dtrl.rollout(policy, lambda: Guarded(observed), episodes, num_envs=7, deterministic=deterministic)
+    assert played.num_episodes == 30
+
+
+class Composite(gymnasium.Env):
+    """Shows samples of a Dict with a text, and takes a Tuple."""
+
+    observation_space, action_space = COMPOSITE, PARTS
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.left = 1 if seed is None else 1 + seed % 4
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.left -= 1
+        return self.observation_space.sample(), 0.5, self.left == 0, False, {}
+
+
+def test_composite_rollouts_are_played_recorded_and_loaded_again(composite):
+    _, policy = composite
+    episodes = [dtrl.acting.Episode(1.0, seed) for seed in (3, 1, 2, 0, 5)]
+    played = dtrl.rollout(policy, Composite, episodes, num_envs=3)
+    assert played.episode_lengths.tolist() == [4, 2, 3, 1, 2]
+    from dtrl.collect import write_minari
+
+    again = dtrl.load_trajectories(write_minari(played, "tests/composite-v0"), short_episodes="keep")
+    assert again.columns.keys() == played.columns.keys()
+    for name, column in played.columns.items():
+        np.testing.assert_array_equal(column, again.columns[name], err_msg=name)

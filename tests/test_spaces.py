@@ -76,7 +76,7 @@ def test_columns_have_the_layout_of_their_kind():
         "ids": ((), np.int64),
         "ids from -2": ((), np.int64),
         "choices": ((2, 2), np.int64),
-        "bits": ((4,), np.uint8),
+        "bits": ((4,), np.int8),
         "text": ((6,), np.int64),
     }
 

@@ -285,9 +285,14 @@ def write(column: Array, values: Array, name: str, index: int, where: str, offse
         raise InputError(
             f"{name} of episode {index} of {where} hold NaN or infinity at step {bad + offset}; repair or remove that episode."
         )
-    if column.dtype in (np.int64, np.uint8) and values.dtype != column.dtype and (column != values).any():
+    if (
+        column.dtype != np.float32
+        and column.dtype != np.bool_
+        and values.dtype != column.dtype
+        and (column != values).any()
+    ):
         bad = int(np.argwhere(column != values)[0][0])
         raise InputError(
             f"{name} of episode {index} of {where} hold {values[bad]} at step {bad + offset}; "
-            f"the space has {'whole numbers' if column.dtype == np.int64 else 'bytes'} only."
+            f"the space has {'bytes' if column.dtype == np.uint8 else 'whole numbers'} only."
         )
