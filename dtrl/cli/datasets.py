@@ -1,15 +1,17 @@
-"""`dtrl datasets list | show ID | make RECIPE`."""
+"""`dtrl datasets list | show ID | make RECIPE | import FILE`."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from dtrl.cli.arguments import add_flags, add_json, given, write_json
 from dtrl.config import DataConfig
+from dtrl.errors import InputError
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
-        "datasets", help="list, inspect and make datasets", description="Offline datasets, in Minari's format."
+        "datasets", help="list, inspect, make and import datasets", description="Offline datasets, in Minari's format."
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser(
@@ -42,6 +44,38 @@ def add_parser(verbs: Any) -> None:
     make.add_argument("--as", dest="dataset_id", metavar="ID", help="id of the dataset (default: the recipe's)")
     make.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     add_json(make)
+    add_import(actions)
+
+
+def add_import(actions: Any) -> None:
+    bring = actions.add_parser(
+        "import",
+        help="turn a file of another tool into a dataset",
+        description="Turn a file (D4RL's or d3rlpy's HDF5, a pickle of episodes, NPZ, CSV, Parquet) into a Minari dataset, and say what was assumed.",
+    )
+    bring.set_defaults(run=run_import)
+    bring.add_argument("file", type=Path, metavar="FILE", help="the file; nothing in it is executed")
+    bring.add_argument(
+        "--as", dest="dataset_id", required=True, metavar="ID", help="id of the dataset, such as mine/walk-v0"
+    )
+    bring.add_argument(
+        "--env", metavar="ENV", help="environment that the file is from: its spaces and its number of steps then hold"
+    )
+    bring.add_argument(
+        "--from",
+        dest="format",
+        metavar="FORMAT",
+        help="d4rl, d3rlpy, pickle, npz, csv or parquet (default: told by the content)",
+    )
+    bring.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="ROLE=A,B",
+        help="for a table: which columns are what, such as observation=x,v action=a reward=r episode=id; "
+        "further roles are terminal, timeout and next_observation",
+    )
+    bring.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
+    add_json(bring)
 
 
 def run_list(arguments: argparse.Namespace) -> None:
@@ -94,3 +128,43 @@ def run_make(arguments: argparse.Namespace) -> None:
     print(description.text())
     print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")
     write_json(arguments.json, description.to_dict())
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    from dtrl.collect import write_minari
+    from dtrl.collect.recording import check_target
+    from dtrl.trajectories import describe, load_trajectories
+    from dtrl.trajectories.formats import read_file
+
+    check_target(arguments.dataset_id, arguments.overwrite)
+    trajectories, assumed = read_file(
+        arguments.file, arguments.format, arguments.env, columns_by_role(arguments.columns)
+    )
+    dataset = write_minari(
+        trajectories,
+        arguments.dataset_id,
+        description=f"From {arguments.file.name}: {assumed['format']}.",
+        overwrite=arguments.overwrite,
+    )
+    description = describe(load_trajectories(dataset, short_episodes="keep"))
+    print(f"read {arguments.file}, and assumed:")
+    for subject, words in assumed.items():
+        print(f"  {subject:<17} {words}")
+    print(description.text())
+    print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")
+    write_json(arguments.json, {"assumed": assumed, **description.to_dict()})
+
+
+def columns_by_role(texts: list[str] | None) -> dict[str, list[str]] | None:
+    """`--columns observation=x,v reward=r` as a mapping."""
+    if texts is None:
+        return None
+    roles: dict[str, list[str]] = {}
+    for text in texts:
+        role, equals, names = text.partition("=")
+        if not equals or not names:
+            raise InputError(f"--columns {text!r} is not ROLE=COLUMN,COLUMN; write for instance observation=x,v.")
+        if role in roles:
+            raise InputError(f"--columns names {role} twice; write {role}=A,B.")
+        roles[role] = names.split(",")
+    return roles
