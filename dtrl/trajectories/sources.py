@@ -17,6 +17,7 @@ from dtrl.spaces import Space, check_space, space_from_json
 from dtrl.trajectories import cache
 from dtrl.trajectories.columns import Array, Origin, Trajectories, empty_columns, fill_episode
 from dtrl.trajectories.formats import read_file
+from dtrl.trajectories.selection import chosen
 
 DATASET_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+", re.ASCII)
 
@@ -35,7 +36,8 @@ def load_trajectories(
     prints that and keeps the result as a Minari dataset.
 
     An id that is not in the local Minari folder (`MINARI_DATASETS_PATH`, or Minari's default) is downloaded by Minari. The first load reads every
-    episode once; later ones map the cached columns. Options are those of `DataConfig`: discount, delayed, short_episodes.
+    episode once; later ones map the cached columns. Options are those of `DataConfig`: discount,
+    delayed, short_episodes, and the filters min_return, max_return, min_length, max_length and endings.
 
     Raises InputError for an unknown id, spaces that cannot be tokenized, NaN or infinity (naming episode and field), an empty dataset, episodes of
     0 or 1 steps (see `short_episodes`), and metadata that disagree with the data. Nothing in the dataset's metadata is ever executed."""
@@ -47,7 +49,7 @@ def load_trajectories(
         raise InputError(f"format, env and columns are for files, and {dataset} is none; leave them out.")
     else:
         whole = load_minari(os.fspath(dataset), config)
-    return without_short_episodes(whole, config.short_episodes)
+    return chosen(whole, config)
 
 
 def load_minari(dataset: str, config: DataConfig) -> Trajectories:
@@ -76,21 +78,6 @@ def load_minari(dataset: str, config: DataConfig) -> Trajectories:
     return Trajectories(
         columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed
     )
-
-
-def without_short_episodes(trajectories: Trajectories, rule: str) -> Trajectories:
-    """Apply `DataConfig.short_episodes`; an episode of no step can never be kept."""
-    lengths, name = trajectories.episode_lengths, trajectories.origin.name
-    short = lengths < (1 if rule == "keep" else 2)
-    if short.any() and rule == "refuse":
-        first = int(np.argmax(short))
-        raise InputError(
-            f"{int(short.sum())} of {len(lengths)} episodes of {name} have fewer than 2 steps (the first is episode {first} with {lengths[first]}): there is "
-            "no sequence in them to learn; pass short_episodes skip to leave them out, or keep to train on those of 1 step."
-        )
-    if short.all():
-        raise InputError(f"no episode of {name} has a step to learn from; record the dataset again, or choose another.")
-    return trajectories.select(np.flatnonzero(~short)) if short.any() else trajectories
 
 
 def locate(dataset: str) -> Path:

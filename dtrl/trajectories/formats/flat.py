@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from dtrl.errors import InputError
 from dtrl.spaces import Space, check_space
-from dtrl.trajectories.columns import Array, Origin, Trajectories
+from dtrl.trajectories.columns import Array, Origin, Trajectories, starts_after
 from dtrl.trajectories.formats.environment import Environment
 
 ALIASES = {
@@ -105,13 +105,12 @@ def missing_truncations(
 def split(terminations: Array, truncations: Array) -> tuple[npt.NDArray[np.int64], Array, str]:
     """The row at which each episode begins; an unfinished last episode is marked as truncated, which the words then say."""
     ends = terminations | truncations
-    starts = np.append(0, np.flatnonzero(ends) + 1)
+    starts = starts_after(ends)
     if not len(ends) or ends[-1]:
-        return starts[:-1].astype(np.int64), truncations, ""
+        return starts, truncations, ""
     truncations = truncations.copy()
     truncations[-1] = True
-    steps = len(ends) - starts[-1]
-    return starts.astype(np.int64), truncations, f"; the last {steps} steps end nowhere and count as truncated"
+    return starts, truncations, f"; the last {len(ends) - starts[-1]} steps end nowhere and count as truncated"
 
 
 def flags(values: Array, name: str, where: str) -> npt.NDArray[np.bool_]:
@@ -171,19 +170,10 @@ def to_trajectories(flat: Flat, where: str, env: Environment | None, origin: Ori
     ends = np.append(flat.starts, len(rewards))[1:]
     counts = int(parts["terminations"][ends - 1].sum()), len(ends)
     flat.assumed["ends"] = f"{counts[0]:,} of {counts[1]:,} episodes terminated, the others were truncated"
-    return Trajectories.from_episodes(
-        episodes_of(parts, flat.starts, ends, finals), observation_space, action_space, origin=origin
-    )
-
-
-def episodes_of(parts: Mapping[str, Array], starts: Array, ends: Array, finals: Array | None) -> list[dict[str, Array]]:
-    episodes = []
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        episode = {name: values[start:end] for name, values in parts.items()}
-        last = episode["observations"][-1:] if finals is None else finals[i : i + 1]
-        episode["observations"] = np.concatenate([episode["observations"], last])
-        episodes.append(episode)
-    return episodes
+    return Trajectories.from_arrays(
+        **parts, observation_space=observation_space, action_space=action_space, episode_starts=flat.starts,
+        final_observations=finals, origin=origin,
+    )  # fmt: skip
 
 
 def finite(values: Array, name: str, where: str, starts: Array | None = None) -> None:
