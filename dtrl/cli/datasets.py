@@ -25,7 +25,9 @@ def add_parser(verbs: Any) -> None:
         description="Spaces, counts, distributions, and what stands in the way of learning.",
     )
     show.set_defaults(run=run_show)
-    show.add_argument("dataset", metavar="ID", help="a Minari id, or a dataset's folder")
+    show.add_argument(
+        "dataset", nargs="+", metavar="ID", help="a Minari id, a dataset's folder, or a file; several count as one"
+    )
     show.add_argument(
         "--max-timestep",
         type=int,

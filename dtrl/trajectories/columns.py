@@ -28,7 +28,25 @@ class Origin:
     reference: tuple[float, float] | None = None
     """Returns of a random and of an expert policy, when the dataset states them."""
     fingerprint: str | None = None
-    """sha256 of the dataset's files."""
+    """sha256 of the dataset's files; where episodes were chosen or datasets mixed, of that too."""
+    parts: tuple["Origin", ...] = ()
+    """Those of the datasets that were mixed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """How often windows are drawn from each of the datasets that were mixed."""
+
+    part: npt.NDArray[np.int64]
+    """(E,) number of the dataset that each episode is from."""
+    weights: tuple[float, ...]
+    """By dataset: windows from it, relative to the others'."""
+
+    def share_out(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(E,) the episodes' weights, scaled so that those of a dataset add up to the dataset's weight."""
+        totals = np.bincount(self.part, weights, minlength=len(self.weights))
+        scale = np.divide(self.weights, totals, out=np.zeros(len(totals)), where=totals > 0)
+        return np.asarray(weights * scale[self.part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +67,8 @@ class Trajectories:
     """γ of `returns_to_go`."""
     delayed: bool = False
     """Whether every reward was moved to the end of its episode before `returns_to_go` was computed."""
+    mixture: Mixture | None = None
+    """For datasets that were mixed with weights."""
 
     @property
     def observations(self) -> Array:
@@ -128,7 +148,8 @@ class Trajectories:
         columns = {
             name: column[episodes if name.startswith("final_") else rows] for name, column in self.columns.items()
         }
-        return replace(self, columns=columns, episode_starts=starts)
+        mixture = self.mixture and replace(self.mixture, part=self.mixture.part[episodes])
+        return replace(self, columns=columns, episode_starts=starts, mixture=mixture)
 
     def best(self, fraction: float) -> "Trajectories":
         """The `fraction` of episodes with the highest returns, at least one, in their own order."""

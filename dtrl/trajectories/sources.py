@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,21 +16,28 @@ from dtrl.errors import InputError, did_you_mean
 from dtrl.spaces import Space, check_space, space_from_json
 from dtrl.trajectories import cache
 from dtrl.trajectories.columns import Array, Origin, Trajectories, empty_columns, fill_episode
-from dtrl.trajectories.formats import read_file
+from dtrl.trajectories.formats import Columns, read_file
+from dtrl.trajectories.mixture import check_weights, mix
 from dtrl.trajectories.selection import chosen
 
 DATASET_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+", re.ASCII)
+Dataset = str | os.PathLike[str]
+"""An id, or the path of a dataset's folder or of a file."""
 
 
 def load_trajectories(
-    dataset: str | os.PathLike[str],
+    dataset: Dataset | Sequence[Dataset],
     *,
+    weights: Sequence[float] | None = None,
     format: str | None = None,
     env: str | None = None,
-    columns: Mapping[str, Sequence[str]] | None = None,
+    columns: Columns | None = None,
     **options: Any,
 ) -> Trajectories:
     """The trajectories of a Minari dataset (an id such as `hopper/medium-v0`, or the path of its folder), or of a file of another tool.
+
+    A list of them is mixed: all their episodes, which must have the same spaces. With `weights`, one a dataset, a window of training comes from
+    each in that proportion, whatever their sizes; options and filters hold for each.
 
     For a file (formats/), `format`, `env` and `columns` are those of `formats.read_file`, which also says what was assumed; `dtrl datasets import`
     prints that and keeps the result as a Minari dataset.
@@ -42,6 +49,15 @@ def load_trajectories(
     Raises InputError for an unknown id, spaces that cannot be tokenized, NaN or infinity (naming episode and field), an empty dataset, episodes of
     0 or 1 steps (see `short_episodes`), and metadata that disagree with the data. Nothing in the dataset's metadata is ever executed."""
     config = DataConfig(**options)
+    datasets = [dataset] if isinstance(dataset, str | os.PathLike) else list(dataset)
+    check_weights(weights, len(datasets))
+    return mix([load_one(one, config, format, env, columns) for one in datasets], weights)
+
+
+def load_one(
+    dataset: Dataset, config: DataConfig, format: str | None, env: str | None, columns: Columns | None
+) -> Trajectories:
+    """One dataset or file, filtered."""
     if os.path.isfile(dataset):
         whole, _ = read_file(Path(dataset), format, env, columns)
         whole = replace(whole, discount=config.discount, delayed=config.delayed)

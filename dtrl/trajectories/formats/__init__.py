@@ -1,6 +1,7 @@
 """Files of other tools → trajectories. `FORMATS` has them all; which one a file is, is told by its content."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,10 @@ def read_file(
     flat = FORMATS[name].read(path, environment, columns)
     with open(path, "rb") as stream:
         fingerprint = hashlib.file_digest(stream, "sha256").hexdigest()
+    if chosen := {name: value for name, value in (("format", format), ("env", env), ("columns", columns)) if value}:
+        fingerprint = hashlib.sha256(
+            f"{fingerprint} {json.dumps(chosen, sort_keys=True, default=list)}".encode()
+        ).hexdigest()
     origin = Origin(path.name, environment.spec if environment else None, fingerprint=fingerprint)
     flat.assumed["environment"] = env or "none was named; evaluating a policy will need one"
     trajectories = to_trajectories(flat, str(path), environment, origin)
