@@ -1,4 +1,4 @@
-"""`dtrl datasets list | show ID | make RECIPE | import FILE`."""
+"""`dtrl datasets list | show ID | make RECIPE | import FILE | reference ENV`."""
 
 import argparse
 from pathlib import Path
@@ -47,6 +47,7 @@ def add_parser(verbs: Any) -> None:
     make.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     add_json(make)
     add_import(actions)
+    add_reference(actions)
 
 
 def add_import(actions: Any) -> None:
@@ -78,6 +79,25 @@ def add_import(actions: Any) -> None:
     )
     bring.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     add_json(bring)
+
+
+def add_reference(actions: Any) -> None:
+    measure = actions.add_parser(
+        "reference",
+        help="measure the returns between which scores are normalised",
+        description="Measure the mean return of random actions in an environment and, given a policy, of that policy as the expert.",
+    )
+    measure.set_defaults(run=run_reference)
+    measure.add_argument("env", metavar="ENV", help="id of the environment, such as CartPole-v1")
+    measure.add_argument(
+        "--policy", metavar="RUN", help="the expert: a run directory, a checkpoint's folder, or a saved policy"
+    )
+    measure.add_argument(
+        "--target-return", type=float, metavar="R", help="return that the expert is asked for (default: its own)"
+    )
+    measure.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes of each (default: 100)")
+    measure.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: 0)")
+    add_json(measure)
 
 
 def run_list(arguments: argparse.Namespace) -> None:
@@ -170,3 +190,32 @@ def columns_by_role(texts: list[str] | None) -> dict[str, list[str]] | None:
             raise InputError(f"--columns names {role} twice; write {role}=A,B.")
         roles[role] = names.split(",")
     return roles
+
+
+def run_reference(arguments: argparse.Namespace) -> None:
+    from dtrl.acting import load_policy
+    from dtrl.evaluation.reference_runs import policy_return, random_return
+    from dtrl.evaluation.references import REFERENCE_RETURNS
+
+    expert = load_policy(arguments.policy) if arguments.policy else None
+    if expert is None and arguments.target_return is not None:
+        raise InputError("--target-return is what the expert is asked for; name it with --policy.")
+    measured = {"random": random_return(arguments.env, arguments.episodes, arguments.seed, progress=True)}
+    if expert is not None:
+        measured["expert"] = policy_return(
+            expert, arguments.env, arguments.episodes, arguments.seed, arguments.target_return
+        )
+    print(f"reference returns of {arguments.env}:")
+    for name, result in measured.items():
+        print(f"  {name:<8} {result.mean:.6g} ± {result.standard_error:.2g} (mean ± standard error; {result.how})")
+    shipped = REFERENCE_RETURNS.get(arguments.env)
+    if shipped is None:
+        print("  dtrl ships none; a dataset brings its own as ref_min_score and ref_max_score")
+    else:
+        print(f"  dtrl's   {shipped.random:.6g} (random) and {shipped.expert:.6g} (expert): {shipped.source}")
+    scale = None if shipped is None else {"random": shipped.random, "expert": shipped.expert, "source": shipped.source}
+    write_json(
+        arguments.json,
+        {"env": arguments.env, "episodes": arguments.episodes, "seed": arguments.seed, "shipped": scale}
+        | {name: result.to_dict() for name, result in measured.items()},
+    )
