@@ -72,7 +72,7 @@ def text_columns(
             if len(row) != len(header):
                 raise InputError(f"line {first + i} of {path} has {len(row)} fields, and the header {len(header)}.")
         for name, index in wanted.items():
-            texts = [row[index].strip() for row in chunk]
+            texts = [row[index] for row in chunk]
             pieces[name].append(np.array(texts) if name in words else numbers(texts, name, first, path))
         first += len(chunk)
     empty: Array = np.zeros(0)
@@ -80,23 +80,26 @@ def text_columns(
 
 
 def numbers(texts: list[str], name: str, first: int, path: Path) -> Array:
-    texts = [TRUTH.get(text.lower(), text) for text in texts]
+    """Whole numbers where all are, else floats; true and false count as 1 and 0."""
+    for kind, dtype in ((int, np.int64), (float, np.float64)):
+        try:
+            return np.array(list(map(kind, texts)), dtype=dtype)
+        except (ValueError, OverflowError):
+            continue
+    numeric = [TRUTH.get(text.strip().lower(), text) for text in texts]
+    if numeric != texts:
+        return numbers(numeric, name, first, path)
+    bad = next(i for i, text in enumerate(texts) if not is_number(text))
+    shown = repr(texts[bad][:40]) if texts[bad].strip() else "nothing"
+    raise InputError(f"column {name!r} of {path} holds {shown} at line {first + bad}, where a number is expected.")
+
+
+def is_number(text: str) -> bool:
     try:
-        return np.array(texts, dtype=np.str_).astype(np.int64)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return np.array(texts, dtype=np.str_).astype(np.float64)
+        float(text)
     except ValueError:
-        for i, text in enumerate(texts):
-            try:
-                float(text)
-            except ValueError:
-                shown = repr(text[:40]) if text else "nothing"
-                raise InputError(
-                    f"column {name!r} of {path} holds {shown} at line {first + i}, where a number is expected."
-                ) from None
-        raise
+        return False
+    return True
 
 
 def read_parquet(path: Path, env: Environment | None, columns: Columns | None = None) -> Flat:
