@@ -27,6 +27,10 @@ ALIASES = {
 """What dtrl calls a field → the names under which files have it, in the order in which they are looked for."""
 
 
+MOST_IDS = 10_000
+"""Whole numbers are taken for ids up to so many, each of which costs a model a row of weights; beyond, for measurements."""
+
+
 @dataclass
 class Flat:
     """Episodes end to end, as a file holds them."""
@@ -139,6 +143,9 @@ def same_lengths(fields: Mapping[str, Array], where: str) -> None:
         )
     if 0 in lengths.values():
         raise InputError(f"{where} holds no step; give a file with at least one episode.")
+    for name, values in fields.items():
+        if not values.size:
+            raise InputError(f"{name} of {where} have shape {values.shape}, which holds no number.")
 
 
 def to_trajectories(flat: Flat, where: str, env: Environment | None, origin: Origin) -> Trajectories:
@@ -193,7 +200,7 @@ def finite(values: Array, name: str, where: str, starts: Array | None = None) ->
 def space_for(values: Array, role: str, where: str, env: Environment | None) -> tuple[Space, str]:
     """The space of a column, and the words that say where it came from.
 
-    Without an environment: whole numbers in one column are Discrete, from 0 to the largest; actions within ±1 have those bounds, others the
+    Without an environment: whole numbers below MOST_IDS in one column are Discrete, from 0 to the largest; actions within ±1 have those bounds, others the
     smallest and largest of each dimension; observations have no bounds, and bytes have 0 and 255."""
     space: Space
     if env is not None:
@@ -202,8 +209,8 @@ def space_for(values: Array, role: str, where: str, env: Environment | None) -> 
         fits(values, space, role, where, env.id)
         return space, f"{space}, from {env.id}"
     flat = values.reshape(len(values), -1)
-    if values.dtype.kind in "iu" and flat.shape[1] == 1 and values.dtype != np.uint8:
-        low, high = int(flat.min()), int(flat.max())
+    low, high = int(flat[:, :1].min()), int(flat[:, :1].max())
+    if values.dtype.kind in "biu" and flat.shape[1] == 1 and high - min(low, 0) < MOST_IDS:
         space = spaces.Discrete(high - min(low, 0) + 1, start=min(low, 0))
         words = f"whole numbers from {low} to {high}"
     elif values.dtype == np.uint8 and values.ndim > 2:

@@ -88,8 +88,8 @@ def discrete(actions: Array, file: Any) -> Array:
 def read_d3rlpy_episodes(file: Any, path: Path) -> Flat:
     count = int(read(file, ("num_episodes",), path)["num_episodes"])
     names = ("observations", "actions", "rewards", "terminated")
-    if not count:
-        raise InputError(f"{path} states 0 episodes; give a file with at least one.")
+    if count < 1 or f"rewards_{count - 1}" not in file:
+        raise InputError(f"{path} states {count} episodes, and has no rewards_{max(count, 1) - 1}; get the file again.")
     for name in names:
         if f"{name}_0_0" in file:
             raise InputError(f"{path} has {name} of several parts ({name}_0_0, …), which dtrl does not read.")

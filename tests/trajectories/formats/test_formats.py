@@ -103,6 +103,29 @@ def test_actions_outside_one_have_the_bounds_of_the_values(random_trajectories, 
     np.testing.assert_array_equal(space.high, data.actions.max(axis=0))
 
 
+@pytest.mark.parametrize(
+    ("actions", "space"),
+    [
+        (np.arange(6, dtype=np.uint8), spaces.Discrete(6)),
+        (np.arange(6)[:, None] - 2, spaces.Discrete(6, start=-2)),
+        (np.arange(6) % 2 == 0, spaces.Discrete(2)),
+        (np.arange(6) * 10**6, spaces.Box(0, 5e6, (1,))),
+        (np.arange(6) / 10, spaces.Box(-1, 1, (1,))),
+    ],
+)
+def test_spaces_that_values_suggest(tmp_path, actions, space):
+    np.savez(
+        tmp_path / "a.npz",
+        observations=np.zeros((6, 2)),
+        actions=actions,
+        rewards=np.ones(6),
+        terminals=np.arange(6) == 5,
+    )
+    data = dtrl.load_trajectories(tmp_path / "a.npz")
+    assert data.action_space == space
+    np.testing.assert_array_equal(data.actions.reshape(6), actions.reshape(6).astype(data.actions.dtype))
+
+
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
 def test_nan_is_refused_with_field_and_row(random_trajectories, write, kind, name):
     data = random_trajectories(LENGTHS)

@@ -76,6 +76,7 @@ WRONG = {
     "words": ({"rewards": ["a"] * 12}, "rewards of .* is .*where an array of numbers is expected"),
     "a reward beyond float32": ({"rewards": np.where(np.arange(12) == 4, 1e300, 0)}, "rewards of .*too large for float32 at row 4"),
     "a last observation of NaN": ({"next_observations": np.full((12, 4), np.nan)}, "next_observations of .* at the end of episode 0"),
+    "no width": ({"observations": np.zeros((12, 0))}, r"observations of .* have shape \(12, 0\), which holds no number"),
     "no rows": ({n: np.zeros((0, 1)) for n in ("observations", "actions", "rewards", "terminals", "timeouts")}, "holds no step"),
     "a matrix as observation": ({"observations": np.zeros((12, 2, 2), complex)}, "where an array of numbers is expected"),
 }  # fmt: skip
@@ -134,6 +135,7 @@ def test_d3rlpys_discrete_actions_are_whole_numbers_again(random_trajectories, w
         ("observations_1", np.zeros((4, 9)), r"observations of episode 1 of .* have shape \(9,\) a step, and those of episode 0 \(3,\)"),
         ("observations_0_0", np.zeros((3, 9)), "observations of several parts"),
         ("num_episodes", 0, "states 0 episodes"),
+        ("num_episodes", 2**60, "states 1152921504606846976 episodes, and has no rewards_1152921504606846975"),
     ],
 )  # fmt: skip
 def test_a_ragged_episode_of_d3rlpy_is_refused(random_trajectories, write, name, values, message):
