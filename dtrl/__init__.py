@@ -45,6 +45,7 @@ for _id, _entry_point in ENVIRONMENTS.items():
 
 if TYPE_CHECKING:
     from dtrl.acting import Policy, load_policy, rollout
+    from dtrl.collect import Recorder
     from dtrl.errors import InputError
     from dtrl.evaluation import evaluate
     from dtrl.training import train
@@ -53,6 +54,7 @@ else:
     _HOME_OF = {
         "InputError": "dtrl.errors",
         "Policy": "dtrl.acting",
+        "Recorder": "dtrl.collect",
         "Trajectories": "dtrl.trajectories",
         "evaluate": "dtrl.evaluation",
         "load_policy": "dtrl.acting",
@@ -74,6 +76,7 @@ __all__ = [
     "ENVIRONMENTS",
     "InputError",
     "Policy",
+    "Recorder",
     "Trajectories",
     "__version__",
     "evaluate",

@@ -25,9 +25,25 @@ class DataConfig:
         "episodes of 0 or 1 steps: refuse the dataset, skip them, or keep those of 1",
         ("refuse", "skip", "keep"),
     )
+    min_return: float | None = option(None, "keep episodes that return at least this")
+    max_return: float | None = option(None, "keep episodes that return at most this")
+    min_length: int | None = option(None, "keep episodes of at least so many steps")
+    max_length: int | None = option(None, "keep episodes of at most so many steps")
+    endings: str = option(
+        "all",
+        "keep all episodes, those that the environment ended (terminated), or those that were cut (truncated)",
+        ("all", "terminated", "truncated"),
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_positive(self, "min_length", "max_length")
+        for what in ("return", "length"):
+            low, high = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if any(value is not None and math.isnan(value) for value in (low, high)):
+                raise InputError(f"min_{what} {low} and max_{what} {high} must be numbers; leave one out for no bound.")
+            if low is not None and high is not None and low > high:
+                raise InputError(f"min_{what} {low} is above max_{what} {high}; no episode can have both.")
         if not 0 < self.discount <= 1:
             raise InputError(f"discount {self.discount} is outside (0, 1]; 1 means no discount.")
 

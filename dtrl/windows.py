@@ -63,7 +63,7 @@ class Windows:
 
     Randomness is counter-based: batch number `update` depends on `(seed, update)` alone, so a resumed run needs no sampler state. `sampling`:
     every step alike ("step"), every episode alike and then every step of it ("episode"), or an episode in proportion to its length times the
-    rank of its return, 1 for the worst ("return")."""
+    rank of its return, 1 for the worst ("return"). Of datasets that were mixed with weights, one is drawn by its weight first."""
 
     def __init__(
         self, trajectories: Trajectories, length: int, batch_size: int, sampling: str = "step", seed: int = 0
@@ -73,7 +73,8 @@ class Windows:
         self.columns = field_columns(trajectories)
         self.end_of_step = np.repeat(trajectories.episode_ends, trajectories.episode_lengths)
         self.start_of_step = np.repeat(trajectories.episode_starts, trajectories.episode_lengths)
-        self.cumulative = None if sampling == "step" else np.cumsum(episode_weights(trajectories, sampling))
+        alike = sampling == "step" and trajectories.mixture is None
+        self.cumulative = None if alike else np.cumsum(episode_weights(trajectories, sampling))
 
     def draw(self, update: int) -> npt.NDArray[np.int64]:
         """(B,) the rows at which the windows of batch `update` begin."""
@@ -107,11 +108,12 @@ class Windows:
 
 def episode_weights(trajectories: Trajectories, sampling: str) -> npt.NDArray[np.float64]:
     """(E,) unnormalised probability of drawing a window from each episode."""
-    if sampling == "episode":
-        return np.ones(trajectories.num_episodes)
-    ranks = np.empty(trajectories.num_episodes)
-    ranks[np.argsort(trajectories.episode_returns, kind="stable")] = np.arange(1, trajectories.num_episodes + 1)
-    return ranks * trajectories.episode_lengths
+    weights = np.ones(trajectories.num_episodes)
+    if sampling == "return":
+        weights[np.argsort(trajectories.episode_returns, kind="stable")] = np.arange(1, trajectories.num_episodes + 1)
+    if sampling != "episode":
+        weights *= trajectories.episode_lengths
+    return weights if trajectories.mixture is None else trajectories.mixture.share_out(weights)
 
 
 def zero_padding(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

@@ -75,6 +75,11 @@ WRONG = [
     (DataConfig, {"discount": 0.0}, r"discount 0.0 is outside \(0, 1\]"),
     (DataConfig, {"discount": 1.01}, "discount 1.01 is outside"),
     (DataConfig, {"discount": math.nan}, "discount nan is outside"),
+    (DataConfig, {"min_return": 5.0, "max_return": 4.0}, "min_return 5.0 is above max_return 4.0"),
+    (DataConfig, {"min_length": 5, "max_length": 4}, "min_length 5 is above max_length 4"),
+    (DataConfig, {"min_return": math.nan}, "min_return nan and max_return None must be numbers"),
+    (DataConfig, {"max_length": 0}, "max_length 0 must be a positive number"),
+    (DataConfig, {"endings": "fell"}, "endings 'fell' is unknown"),
     *[
         (ModelConfig, {name: value}, f"{name} {value} must be a positive number")
         for name in ("context_length", "width", "layers", "heads", "kv_heads", "max_timestep")
@@ -197,7 +202,7 @@ def test_an_unknown_option_names_the_nearest(name, suggestion):
 
 
 def test_an_option_like_no_other_names_all():
-    with pytest.raises(InputError, match="there is no option 'zzz'; known: delayed, discount, short_episodes"):
+    with pytest.raises(InputError, match="there is no option 'zzz'; known: delayed, discount, endings, max_length"):
         split_options({"zzz": 1}, DataConfig)
 
 

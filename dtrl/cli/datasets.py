@@ -1,15 +1,17 @@
-"""`dtrl datasets list | show ID | make RECIPE`."""
+"""`dtrl datasets list | show ID | make RECIPE | import FILE | reference ENV`."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from dtrl.cli.arguments import add_flags, add_json, given, write_json
 from dtrl.config import DataConfig
+from dtrl.errors import InputError
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
-        "datasets", help="list, inspect and make datasets", description="Offline datasets, in Minari's format."
+        "datasets", help="list, inspect, make and import datasets", description="Offline datasets, in Minari's format."
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser(
@@ -23,7 +25,9 @@ def add_parser(verbs: Any) -> None:
         description="Spaces, counts, distributions, and what stands in the way of learning.",
     )
     show.set_defaults(run=run_show)
-    show.add_argument("dataset", metavar="ID", help="a Minari id, or a dataset's folder")
+    show.add_argument(
+        "dataset", nargs="+", metavar="ID", help="a Minari id, a dataset's folder, or a file; several count as one"
+    )
     show.add_argument(
         "--max-timestep",
         type=int,
@@ -42,6 +46,58 @@ def add_parser(verbs: Any) -> None:
     make.add_argument("--as", dest="dataset_id", metavar="ID", help="id of the dataset (default: the recipe's)")
     make.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     add_json(make)
+    add_import(actions)
+    add_reference(actions)
+
+
+def add_import(actions: Any) -> None:
+    bring = actions.add_parser(
+        "import",
+        help="turn a file of another tool into a dataset",
+        description="Turn a file (D4RL's or d3rlpy's HDF5, a pickle of episodes, NPZ, CSV, Parquet) into a Minari dataset, and say what was assumed.",
+    )
+    bring.set_defaults(run=run_import)
+    bring.add_argument("file", type=Path, metavar="FILE", help="the file; nothing in it is executed")
+    bring.add_argument(
+        "--as", dest="dataset_id", required=True, metavar="ID", help="id of the dataset, such as mine/walk-v0"
+    )
+    bring.add_argument(
+        "--env", metavar="ENV", help="environment that the file is from: its spaces and its number of steps then hold"
+    )
+    bring.add_argument(
+        "--from",
+        dest="format",
+        metavar="FORMAT",
+        help="d4rl, d3rlpy, pickle, npz, csv or parquet (default: told by the content)",
+    )
+    bring.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="ROLE=A,B",
+        help="for a table: which columns are what, such as observation=x,v action=a reward=r episode=id; "
+        "further roles are terminal, timeout and next_observation",
+    )
+    bring.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
+    add_json(bring)
+
+
+def add_reference(actions: Any) -> None:
+    measure = actions.add_parser(
+        "reference",
+        help="measure the returns between which scores are normalised",
+        description="Measure the mean return of random actions in an environment and, given a policy, of that policy as the expert.",
+    )
+    measure.set_defaults(run=run_reference)
+    measure.add_argument("env", metavar="ENV", help="id of the environment, such as CartPole-v1")
+    measure.add_argument(
+        "--policy", metavar="RUN", help="the expert: a run directory, a checkpoint's folder, or a saved policy"
+    )
+    measure.add_argument(
+        "--target-return", type=float, metavar="R", help="return that the expert is asked for (default: its own)"
+    )
+    measure.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes of each (default: 100)")
+    measure.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: 0)")
+    add_json(measure)
 
 
 def run_list(arguments: argparse.Namespace) -> None:
@@ -94,3 +150,72 @@ def run_make(arguments: argparse.Namespace) -> None:
     print(description.text())
     print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")
     write_json(arguments.json, description.to_dict())
+
+
+def run_import(arguments: argparse.Namespace) -> None:
+    from dtrl.collect import write_minari
+    from dtrl.collect.recording import check_target
+    from dtrl.trajectories import describe, load_trajectories
+    from dtrl.trajectories.formats import read_file
+
+    check_target(arguments.dataset_id, arguments.overwrite)
+    trajectories, assumed = read_file(
+        arguments.file, arguments.format, arguments.env, columns_by_role(arguments.columns)
+    )
+    dataset = write_minari(
+        trajectories,
+        arguments.dataset_id,
+        description=f"From {arguments.file.name}: {assumed['format']}.",
+        overwrite=arguments.overwrite,
+    )
+    description = describe(load_trajectories(dataset, short_episodes="keep"))
+    print(f"read {arguments.file}, and assumed:")
+    for subject, words in assumed.items():
+        print(f"  {subject:<17} {words}")
+    print(description.text())
+    print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")
+    write_json(arguments.json, {"assumed": assumed, **description.to_dict()})
+
+
+def columns_by_role(texts: list[str] | None) -> dict[str, list[str]] | None:
+    """`--columns observation=x,v reward=r` as a mapping."""
+    if texts is None:
+        return None
+    roles: dict[str, list[str]] = {}
+    for text in texts:
+        role, equals, names = text.partition("=")
+        if not equals or not names:
+            raise InputError(f"--columns {text!r} is not ROLE=COLUMN,COLUMN; write for instance observation=x,v.")
+        if role in roles:
+            raise InputError(f"--columns names {role} twice; write {role}=A,B.")
+        roles[role] = names.split(",")
+    return roles
+
+
+def run_reference(arguments: argparse.Namespace) -> None:
+    from dtrl.acting import load_policy
+    from dtrl.evaluation.reference_runs import policy_return, random_return
+    from dtrl.evaluation.references import REFERENCE_RETURNS
+
+    expert = load_policy(arguments.policy) if arguments.policy else None
+    if expert is None and arguments.target_return is not None:
+        raise InputError("--target-return is what the expert is asked for; name it with --policy.")
+    measured = {"random": random_return(arguments.env, arguments.episodes, arguments.seed, progress=True)}
+    if expert is not None:
+        measured["expert"] = policy_return(
+            expert, arguments.env, arguments.episodes, arguments.seed, arguments.target_return
+        )
+    print(f"reference returns of {arguments.env}:")
+    for name, result in measured.items():
+        print(f"  {name:<8} {result.mean:.6g} ± {result.standard_error:.2g} (mean ± standard error; {result.how})")
+    shipped = REFERENCE_RETURNS.get(arguments.env)
+    if shipped is None:
+        print("  dtrl ships none; a dataset brings its own as ref_min_score and ref_max_score")
+    else:
+        print(f"  dtrl's   {shipped.random:.6g} (random) and {shipped.expert:.6g} (expert): {shipped.source}")
+    scale = None if shipped is None else {"random": shipped.random, "expert": shipped.expert, "source": shipped.source}
+    write_json(
+        arguments.json,
+        {"env": arguments.env, "episodes": arguments.episodes, "seed": arguments.seed, "shipped": scale}
+        | {name: result.to_dict() for name, result in measured.items()},
+    )

@@ -1,4 +1,4 @@
-"""`dtrl train DATASET --logdir RUN`."""
+"""`dtrl train DATASET [DATASET …] --logdir RUN`."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,17 @@ def add_parser(verbs: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "dataset", metavar="DATASET", help="a Minari id such as hopper/medium-v0, or a dataset's folder"
+        "dataset",
+        nargs="+",
+        metavar="DATASET",
+        help="a Minari id such as hopper/medium-v0, a dataset's folder, or a file as `dtrl datasets import` takes it; several are mixed",
+    )
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="for several datasets: how often windows are drawn from each (default: every episode of all alike)",
     )
     parser.add_argument(
         "--logdir",
@@ -68,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = {**read_config(arguments.config), **given(arguments, TrainingConfig, ModelConfig, DataConfig)}
     data = {name: settings.pop(name) for name in list(settings) if name in DataConfig.__dataclass_fields__}
     settings.setdefault("updates", TrainingConfig().updates)
-    trajectories = load_trajectories(arguments.dataset, **data)
+    trajectories = load_trajectories(arguments.dataset, weights=arguments.weights, **data)
     callbacks = []
     if arguments.eval_episodes:
         callbacks.append(

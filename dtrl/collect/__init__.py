@@ -1,4 +1,5 @@
-"""Minari datasets made here: from behaviour policies, as `dtrl datasets make` does, and from trajectories such as rollouts.
+"""Minari datasets made here: from behaviour policies, as `dtrl datasets make` does, from trajectories such as
+rollouts, and by recording an environment that somebody else acts in (`Recorder`).
 
 A *recipe* is a TOML file of the folder datasets/ that says how a dataset is made: which environment, which algorithm is trained
 to get policies of different quality, and how many episodes each behaviour policy plays. The same recipe gives the same arrays
@@ -26,12 +27,14 @@ again, on the same machine and with the same versions.
 """
 
 from dtrl.collect.recipes import Algorithm, Behaviour, Recipe, Reference, list_recipes, load_recipe
+from dtrl.collect.recorder import Recorder
 from dtrl.collect.recording import make_dataset, write_minari
 
 __all__ = [
     "Algorithm",
     "Behaviour",
     "Recipe",
+    "Recorder",
     "Reference",
     "list_recipes",
     "load_recipe",

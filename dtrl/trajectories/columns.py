@@ -28,7 +28,25 @@ class Origin:
     reference: tuple[float, float] | None = None
     """Returns of a random and of an expert policy, when the dataset states them."""
     fingerprint: str | None = None
-    """sha256 of the dataset's files."""
+    """sha256 of the dataset's files; where episodes were chosen or datasets mixed, of that too."""
+    parts: tuple["Origin", ...] = ()
+    """Those of the datasets that were mixed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """How often windows are drawn from each of the datasets that were mixed."""
+
+    part: npt.NDArray[np.int64]
+    """(E,) number of the dataset that each episode is from."""
+    weights: tuple[float, ...]
+    """By dataset: windows from it, relative to the others'."""
+
+    def share_out(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(E,) the episodes' weights, scaled so that those of a dataset add up to the dataset's weight."""
+        totals = np.bincount(self.part, weights, minlength=len(self.weights))
+        scale = np.divide(self.weights, totals, out=np.zeros(len(totals)), where=totals > 0)
+        return np.asarray(weights * scale[self.part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +67,8 @@ class Trajectories:
     """γ of `returns_to_go`."""
     delayed: bool = False
     """Whether every reward was moved to the end of its episode before `returns_to_go` was computed."""
+    mixture: Mixture | None = None
+    """For datasets that were mixed with weights."""
 
     @property
     def observations(self) -> Any:
@@ -132,13 +152,75 @@ class Trajectories:
         columns = {
             name: column[episodes if name.startswith("final_") else rows] for name, column in self.columns.items()
         }
-        return replace(self, columns=columns, episode_starts=starts)
+        mixture = self.mixture and replace(self.mixture, part=self.mixture.part[episodes])
+        return replace(self, columns=columns, episode_starts=starts, mixture=mixture)
 
     def best(self, fraction: float) -> "Trajectories":
         """The `fraction` of episodes with the highest returns, at least one, in their own order."""
         count = max(1, round(fraction * self.num_episodes))
         order = np.argsort(-self.episode_returns, kind="stable")
         return self.select(np.sort(order[:count]))
+
+    def split(self, fraction: float, seed: int = 0) -> "tuple[Trajectories, Trajectories]":
+        """`fraction` of the episodes, drawn at random, and the rest, both in their own order; at least one episode in each.
+
+        The same seed gives the same split of the same episodes. Raises InputError for a fraction outside (0, 1), and for fewer than 2 episodes."""
+        if not 0 < fraction < 1:
+            raise InputError(
+                f"fraction {fraction} is outside (0, 1); 0.9 gives nine tenths of the episodes and the rest."
+            )
+        if self.num_episodes < 2:
+            raise InputError(
+                f"{self.origin.name} has {self.num_episodes} episode, and a split needs 2; give more data."
+            )
+        order = np.random.default_rng(seed).permutation(self.num_episodes)
+        count = min(max(1, round(fraction * self.num_episodes)), self.num_episodes - 1)
+        return self.select(np.sort(order[:count])), self.select(np.sort(order[count:]))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        observations: Any,
+        actions: Any,
+        rewards: Any,
+        terminations: Any,
+        truncations: Any,
+        observation_space: Space,
+        action_space: Space,
+        *,
+        episode_starts: Any = None,
+        final_observations: Any = None,
+        **rest: Any,
+    ) -> "Trajectories":
+        """Trajectories from episodes laid end to end in arrays (N, …).
+
+        Episodes begin at `episode_starts` (E,), by default after every row that is terminated or truncated; an unfinished last one counts as truncated.
+        Without `final_observations` (E, …) the last observation of each episode stands for the one after its last step. Raises InputError as
+        `from_episodes` does, and where the arrays differ in length."""
+        parts = {
+            "observations": np.asarray(observations),
+            "actions": np.asarray(actions),
+            "rewards": np.asarray(rewards),
+            "terminations": np.asarray(terminations, dtype=bool),
+            "truncations": np.array(truncations, dtype=bool),
+        }
+        steps = len(parts["rewards"])
+        for name, values in parts.items():
+            if len(values) != steps:
+                raise InputError(
+                    f"{name} have {len(values)} rows for {steps} rewards; every array needs a row for every step."
+                )
+        if episode_starts is None:
+            episode_starts = starts_after(parts["terminations"] | parts["truncations"])
+        ends = np.append(episode_starts, steps)[1:].astype(np.int64)
+        parts["truncations"][ends - 1] |= ~parts["terminations"][ends - 1]
+        if final_observations is None:
+            final_observations = parts["observations"][ends - 1]
+        episodes = []
+        for start, end, final in zip(episode_starts, ends, final_observations, strict=True):
+            episode = {name: values[start:end] for name, values in parts.items()}
+            episodes.append({**episode, "observations": np.concatenate([episode["observations"], [final]])})
+        return cls.from_episodes(episodes, observation_space, action_space, **rest)
 
     @classmethod
     def from_episodes(
@@ -199,6 +281,12 @@ def returns_to_go(rewards: Array, episode_starts: Array, discount: float = 1.0) 
         tail[:running] = rewards[rows] + discount * tail[:running]
         out[rows] = tail[:running]
     return out
+
+
+def starts_after(ends: Array) -> npt.NDArray[np.int64]:
+    """(E,) the first row of each episode, when `ends` (N,) marks their last rows; the last episode may be unfinished."""
+    starts = np.append(0, np.flatnonzero(ends) + 1)
+    return (starts[:-1] if not len(ends) or ends[-1] else starts).astype(np.int64)
 
 
 def empty_columns(

@@ -1,10 +1,11 @@
-"""Where trajectories come from: Minari datasets, by id or by path, in HDF5 or Arrow."""
+"""Where trajectories come from: Minari datasets, by id or by path, in HDF5 or Arrow; and files of other tools (formats/)."""
 
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,61 @@ from dtrl.errors import InputError, did_you_mean
 from dtrl.spaces import Space, check_space, space_from_json
 from dtrl.trajectories import cache
 from dtrl.trajectories.columns import Array, Origin, Trajectories, empty_columns, fill_episode
+from dtrl.trajectories.formats import Columns, read_file
+from dtrl.trajectories.mixture import check_weights, mix
+from dtrl.trajectories.selection import chosen
 
 DATASET_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+", re.ASCII)
+Dataset = str | os.PathLike[str]
+"""An id, or the path of a dataset's folder or of a file."""
 
 
-def load_trajectories(dataset: str | os.PathLike[str], **options: Any) -> Trajectories:
-    """The trajectories of a Minari dataset: an id (`hopper/medium-v0`), or the path of a dataset's folder.
+def load_trajectories(
+    dataset: Dataset | Sequence[Dataset],
+    *,
+    weights: Sequence[float] | None = None,
+    format: str | None = None,
+    env: str | None = None,
+    columns: Columns | None = None,
+    **options: Any,
+) -> Trajectories:
+    """The trajectories of a Minari dataset (an id such as `hopper/medium-v0`, or the path of its folder), or of a file of another tool.
+
+    A list of them is mixed: all their episodes, which must have the same spaces. With `weights`, one a dataset, a window of training comes from
+    each in that proportion, whatever their sizes; options and filters hold for each.
+
+    For a file (formats/), `format`, `env` and `columns` are those of `formats.read_file`, which also says what was assumed; `dtrl datasets import`
+    prints that and keeps the result as a Minari dataset.
 
     An id that is not in the local Minari folder (`MINARI_DATASETS_PATH`, or Minari's default) is downloaded by Minari. The first load reads every
-    episode once; later ones map the cached columns. Options are those of `DataConfig`: discount, delayed, short_episodes.
+    episode once; later ones map the cached columns. Options are those of `DataConfig`: discount,
+    delayed, short_episodes, and the filters min_return, max_return, min_length, max_length and endings.
 
     Raises InputError for an unknown id, spaces that cannot be tokenized, NaN or infinity (naming episode and field), an empty dataset, episodes of
     0 or 1 steps (see `short_episodes`), and metadata that disagree with the data. Nothing in the dataset's metadata is ever executed."""
     config = DataConfig(**options)
-    folder = locate(os.fspath(dataset))
+    datasets = [dataset] if isinstance(dataset, str | os.PathLike) else list(dataset)
+    check_weights(weights, len(datasets))
+    return mix([load_one(one, config, format, env, columns) for one in datasets], weights)
+
+
+def load_one(
+    dataset: Dataset, config: DataConfig, format: str | None, env: str | None, columns: Columns | None
+) -> Trajectories:
+    """One dataset or file, filtered."""
+    if os.path.isfile(dataset):
+        whole, _ = read_file(Path(dataset), format, env, columns)
+        whole = replace(whole, discount=config.discount, delayed=config.delayed)
+    elif format or env or columns:
+        raise InputError(f"format, env and columns are for files, and {dataset} is none; leave them out.")
+    else:
+        whole = load_minari(os.fspath(dataset), config)
+    return chosen(whole, config)
+
+
+def load_minari(dataset: str, config: DataConfig) -> Trajectories:
+    """A Minari dataset whole, from the cache where it has been read before."""
+    folder = locate(dataset)
     metadata = read_metadata(folder)
     name = str(metadata.get("dataset_id") or dataset)
     observation_space, action_space = read_spaces(metadata, name)
@@ -49,25 +91,9 @@ def load_trajectories(dataset: str | os.PathLike[str], **options: Any) -> Trajec
         else None,
         fingerprint=key,
     )
-    whole = Trajectories(
+    return Trajectories(
         columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed
     )
-    return without_short_episodes(whole, config.short_episodes)
-
-
-def without_short_episodes(trajectories: Trajectories, rule: str) -> Trajectories:
-    """Apply `DataConfig.short_episodes`; an episode of no step can never be kept."""
-    lengths, name = trajectories.episode_lengths, trajectories.origin.name
-    short = lengths < (1 if rule == "keep" else 2)
-    if short.any() and rule == "refuse":
-        first = int(np.argmax(short))
-        raise InputError(
-            f"{int(short.sum())} of {len(lengths)} episodes of {name} have fewer than 2 steps (the first is episode {first} with {lengths[first]}): there is "
-            "no sequence in them to learn; pass short_episodes skip to leave them out, or keep to train on those of 1 step."
-        )
-    if short.all():
-        raise InputError(f"no episode of {name} has a step to learn from; record the dataset again, or choose another.")
-    return trajectories.select(np.flatnonzero(~short)) if short.any() else trajectories
 
 
 def locate(dataset: str) -> Path:
@@ -80,7 +106,7 @@ def locate(dataset: str) -> Path:
     if not DATASET_ID.fullmatch(dataset):
         known = local_datasets()
         raise InputError(
-            f"{dataset!r} is neither a folder with a Minari dataset nor a dataset id such as hopper/medium-v0; "
+            f"{dataset!r} is no file, and neither a folder with a Minari dataset nor a dataset id such as hopper/medium-v0; "
             f"{did_you_mean(dataset, list(known))} `dtrl datasets list` shows what is here."
         )
     root = minari_root()

@@ -196,3 +196,29 @@ def test_an_episode_of_no_step_is_refused():
 def test_rewards_may_be_a_column_vector():
     data = Trajectories.from_episodes([episode(rewards=np.array([[1.0], [2.0], [3.0]]))], BOX, BOX)
     np.testing.assert_array_equal(data.returns_to_go, [6, 5, 3])
+
+
+def test_arrays_are_episodes_laid_end_to_end(random_trajectories):
+    data = random_trajectories((3, 1, 4))
+    spaces_ = data.observation_space, data.action_space
+    steps = [data.columns[name] for name in ("observations", "actions", "rewards", "terminations", "truncations")]
+    whole = Trajectories.from_arrays(*steps, *spaces_, final_observations=data.final_observations)
+    np.testing.assert_array_equal(whole.episode_starts, data.episode_starts)
+    for name, values in data.columns.items():
+        np.testing.assert_array_equal(whole.columns[name], values)
+    bare = Trajectories.from_arrays(*steps, *spaces_)
+    np.testing.assert_array_equal(bare.final_observations, data.observations[[2, 3, 7]])
+
+
+def test_arrays_may_be_cut_by_offsets_and_end_unfinished(random_trajectories):
+    data = random_trajectories((8,))
+    nothing, spaces_ = np.zeros(8, bool), (data.observation_space, data.action_space)
+    steps = data.observations, data.actions, data.rewards, nothing, nothing
+    whole = Trajectories.from_arrays(*steps, *spaces_)
+    np.testing.assert_array_equal(np.flatnonzero(whole.truncations), [7])
+    cut = Trajectories.from_arrays(*steps, *spaces_, episode_starts=[0, 3])
+    np.testing.assert_array_equal(cut.episode_lengths, [3, 5])
+    np.testing.assert_array_equal(np.flatnonzero(cut.truncations), [2, 7])
+    assert not nothing.any()
+    with pytest.raises(InputError, match="actions have 7 rows for 8 rewards"):
+        Trajectories.from_arrays(data.observations, data.actions[:7], *steps[2:], *spaces_)
