@@ -3,7 +3,7 @@
 A composite space (Dict, Tuple, nested) is a tree; dtrl works on its *leaves*, each with a path: "" for a space that is simple itself, "image" or
 "goal/position" in Dicts, "0/1" in Tuples. A leaf has one column in the trajectories, one field in the model, and one array in a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,18 @@ def unflatten(space: Space, parts: Mapping[str, Any]) -> Any:
         return parts[path[:-1]]
 
     return build(space, "")
+
+
+def stack(space: Space, values: Sequence[Any]) -> Any:
+    """Single values of a space as one batch, in the form in which vector environments give it: texts stay text."""
+    parts = [flatten(space, value) for value in values]
+    columns: dict[str, Any] = {}
+    for leaf in leaves(space):
+        column = [part[leaf.path] for part in parts]
+        columns[leaf.path] = (
+            column if isinstance(leaf.space, spaces.Text) else np.asarray(column, dtype=leaf.space.dtype)
+        )
+    return unflatten(space, columns)
 
 
 def numbers_of(space: Space, value: Any) -> Array:

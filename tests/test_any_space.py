@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 import dtrl
 from dtrl.errors import InputError
-from dtrl.spaces import flatten, leaves, unflatten
+from dtrl.spaces import flatten, leaves, numbers_of, unflatten
 from dtrl.trajectories import Trajectories
 
 TINY = {"updates": 2, "batch_size": 4, "context_length": 3, "width": 8, "layers": 1, "device": "cpu"}
@@ -322,3 +322,27 @@ def test_composite_rollouts_are_played_recorded_and_loaded_again(composite):
     assert again.columns.keys() == played.columns.keys()
     for name, column in played.columns.items():
         np.testing.assert_array_equal(column, again.columns[name], err_msg=name)
+
+
+def test_a_recorder_keeps_every_part_of_what_it_saw(tmp_path):
+    with dtrl.Recorder(Composite(), "tests/seen-v0") as env:
+        seen, acted = [], []
+        for seed in (3, 2):
+            env.action_space.seed(seed)
+            observation, _ = env.reset(seed=seed)
+            seen.append([observation])
+            done = False
+            while not done:
+                acted.append(env.action_space.sample())
+                observation, _, done, _, _ = env.step(acted[-1])
+                seen[-1].append(observation)
+    data = dtrl.load_trajectories("tests/seen-v0")
+    assert data.episode_lengths.tolist() == [4, 3]
+    for i, observations in enumerate(seen):
+        episode = flatten(COMPOSITE, data.episode(i)["observations"])
+        for leaf in leaves(COMPOSITE):
+            expected = numbers_of(leaf.space, [observation[leaf.path] for observation in observations])
+            np.testing.assert_array_equal(episode[leaf.path], expected)
+    for step, action in enumerate(acted):
+        for part, column in zip(action, data.actions, strict=True):
+            np.testing.assert_array_equal(column[step], part)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dtrl.collect.recording import check_target, create, readable_env_spec, write_whole
 from dtrl.errors import InputError
-from dtrl.spaces import check_space
+from dtrl.spaces import check_space, flatten, leaves, stack
 
 if TYPE_CHECKING:
     from minari.data_collector import EpisodeBuffer
@@ -30,12 +30,17 @@ class Episode:
 
         steps = len(self.rewards)
         values = {
-            "observations": np.asarray(self.observations, dtype=env.observation_space.dtype),
-            "actions": np.asarray(self.actions, dtype=env.action_space.dtype),
+            "observations": stack(env.observation_space, self.observations),
+            "actions": stack(env.action_space, self.actions),
             "rewards": np.asarray(self.rewards, dtype=np.float64),
         }
-        for name, array in values.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+        arrays = {
+            leaf.name(name): part
+            for name, space in (("observations", env.observation_space), ("actions", env.action_space))
+            for leaf, part in zip(leaves(space), flatten(space, values[name]).values(), strict=True)
+        }
+        for name, array in {**arrays, "rewards": values["rewards"]}.items():
+            if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
                 step = int(np.argwhere(~np.isfinite(array))[0][0])
                 raise InputError(
                     f"{name} of recorded episode {number} hold NaN or infinity at step {step}; the episode is left out, and what gave them needs a repair."

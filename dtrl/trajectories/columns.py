@@ -31,6 +31,8 @@ class Origin:
     """sha256 of the dataset's files; where episodes were chosen or datasets mixed, of that too."""
     parts: tuple["Origin", ...] = ()
     """Those of the datasets that were mixed."""
+    lossy_images: bool = False
+    """Whether the images were stored as JPEG, which changes pixels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,6 +90,10 @@ def find_problems(trajectories: Trajectories, max_timestep: int | None = None) -
         for leaf in leaves(space):
             problems += problems_of_column(leaf.name(role), trajectories.columns[leaf.name(role)])
     problems += open_bounds(trajectories)
+    if trajectories.origin.lossy_images:
+        problems.append(
+            "the images were stored as JPEG, which changed their pixels; the environment will show others: record with jpeg_encoding=False."
+        )
     if share := repeated_actions(trajectories):
         problems.append(
             f"{share:.0%} of the actions repeat the one before them exactly: a model can score well by copying its own last action."

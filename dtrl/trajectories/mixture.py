@@ -101,6 +101,7 @@ def common_origin(parts: Sequence[Trajectories], weights: Sequence[float] | None
         reference=references.pop() if len(references) == 1 else None,
         fingerprint=fingerprint,
         parts=origins,
+        lossy_images=any(o.lossy_images for o in origins),
     )
 
 

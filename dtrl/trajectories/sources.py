@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrl.config import DataConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.spaces import Space, check_space, space_from_json
+from dtrl.spaces import Space, check_space, is_image, leaves, space_from_json
 from dtrl.trajectories import cache
 from dtrl.trajectories.columns import Array, Origin, Trajectories, empty_columns, fill_episode
 from dtrl.trajectories.formats import Columns, read_file
@@ -21,6 +21,8 @@ from dtrl.trajectories.mixture import check_weights, mix
 from dtrl.trajectories.selection import chosen
 
 DATASET_ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+", re.ASCII)
+JPEG_SIDE = 32
+"""Minari stores images of at least so many pixels a side as JPEG, where it is not told otherwise; smaller ones as they are."""
 Dataset = str | os.PathLike[str]
 """An id, or the path of a dataset's folder or of a file."""
 
@@ -90,6 +92,8 @@ def load_minari(dataset: str, config: DataConfig) -> Trajectories:
         if isinstance(low, (int, float)) and isinstance(high, (int, float))
         else None,
         fingerprint=key,
+        lossy_images=bool(metadata.get("jpeg_encoding"))
+        and any(is_image(leaf.space) and min(leaf.space.shape[:2]) >= JPEG_SIDE for leaf in leaves(observation_space)),
     )
     return Trajectories(
         columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed

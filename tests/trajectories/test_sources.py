@@ -23,7 +23,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
 from dtrl.errors import InputError
-from dtrl.trajectories import cache, load_trajectories, local_datasets, sources
+from dtrl.trajectories import cache, describe, load_trajectories, local_datasets, sources
 
 BOX = spaces.Box(-1, 1, (2,))
 COLUMNS = ("actions", "rewards", "terminations", "truncations")
@@ -552,3 +552,24 @@ def test_recorded_images_stay_bytes_and_are_those_that_minari_reads(recorded, na
     images = episode if isinstance(episode, np.ndarray) else episode["image"]
     rows = slice(data.episode_starts[3], data.episode_ends[3])
     np.testing.assert_array_equal(data.columns[column][rows], images[:-1])
+
+
+@pytest.mark.parametrize(("side", "jpeg", "lossy"), [(32, True, True), (32, False, False), (8, True, False)])
+def test_images_that_went_through_jpeg_are_told(side, jpeg, lossy):
+    space = spaces.Box(0, 255, (side, side, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, *space.shape), dtype=np.uint8)
+    episode = EpisodeBuffer(
+        observations=images, actions=np.zeros(2, np.int64), rewards=[0, 1.0], terminations=[0, 1], truncations=[0, 0]
+    )
+    minari.create_dataset_from_buffers(
+        "tests/images-v0",
+        [episode],
+        observation_space=space,
+        action_space=spaces.Discrete(2),
+        description="images",
+        jpeg_encoding=jpeg,
+    )
+    data = load_trajectories("tests/images-v0")
+    assert data.origin.lossy_images == lossy
+    assert (data.observations == images[:-1]).all() == (not lossy)
+    assert any("JPEG" in warning for warning in describe(data).warnings) == lossy

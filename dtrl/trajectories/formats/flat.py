@@ -2,6 +2,7 @@
 
 Letters: N steps in all episodes together, E episodes. A reader makes a `Flat`; `to_trajectories` checks it and finds its spaces."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,14 +238,21 @@ def fits(values: Array, space: Space, role: str, where: str, env_id: str) -> Non
         wrong = (
             (flat[:, 0] < space.start) | (flat[:, 0] >= space.start + space.n) | (flat[:, 0] != np.floor(flat[:, 0]))
         )
+    elif not isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise InputError(
+            f"{env_id} has the {role} space {space}, and {where} holds plain arrays of numbers; record that environment with dtrl.Recorder instead."
+        )
+    elif values[0].size != math.prod(space.shape):
+        raise InputError(
+            f"{role}s of {where} have shape {values.shape[1:]}, and {env_id} has {space}; give the environment that the file is from."
+        )
+    elif not isinstance(space, spaces.Box):
+        rows = values.reshape(len(values), *space.shape)
+        start, size = (0, 2) if isinstance(space, spaces.MultiBinary) else (space.start, space.nvec)
+        wrong = ((rows < start) | (rows >= start + size) | (rows != np.floor(rows))).reshape(len(rows), -1).any(axis=1)
     else:
-        assert isinstance(space, spaces.Box)
-        if as_rows(values).shape[1:] != space.shape:
-            raise InputError(
-                f"{role}s of {where} have shape {values.shape[1:]}, and {env_id} has {space}; give the environment that the file is from."
-            )
         slack = 1e-5 * np.maximum(1, np.abs(np.where(np.isfinite(space.high), space.high, 0)))
-        rows = as_rows(values)
+        rows = values.reshape(len(values), *space.shape)
         outside = (rows < space.low - slack) | (rows > space.high + slack)
         wrong = outside.reshape(len(rows), -1).any(axis=1) & (role == "action")
     if wrong.any():
@@ -254,14 +262,9 @@ def fits(values: Array, space: Space, role: str, where: str, env_id: str) -> Non
         )
 
 
-def as_rows(values: Array) -> Array:
-    """A column of single numbers as (N, 1)."""
-    return values[:, None] if values.ndim == 1 else values
-
-
 def as_values(values: Array, space: Space) -> Array:
     """The column in the shape that the space has: (N,) ids, or (N, …) numbers."""
-    return values.reshape(len(values)) if isinstance(space, spaces.Discrete) else as_rows(values)
+    return values.reshape(len(values), *(space.shape or ()))
 
 
 def check_memory(size: int, where: str) -> None:
