@@ -93,7 +93,10 @@ def load_minari(dataset: str, config: DataConfig) -> Trajectories:
         else None,
         fingerprint=key,
         lossy_images=bool(metadata.get("jpeg_encoding"))
-        and any(is_image(leaf.space) and min(leaf.space.shape[:2]) >= JPEG_SIDE for leaf in leaves(observation_space)),
+        and any(
+            is_image(leaf.space) and min((leaf.space.shape or ())[:2]) >= JPEG_SIDE
+            for leaf in leaves(observation_space)
+        ),
     )
     return Trajectories(
         columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed

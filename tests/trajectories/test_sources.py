@@ -561,14 +561,16 @@ def test_images_that_went_through_jpeg_are_told(side, jpeg, lossy):
     episode = EpisodeBuffer(
         observations=images, actions=np.zeros(2, np.int64), rewards=[0, 1.0], terminations=[0, 1], truncations=[0, 0]
     )
-    minari.create_dataset_from_buffers(
-        "tests/images-v0",
-        [episode],
-        observation_space=space,
-        action_space=spaces.Discrete(2),
-        description="images",
-        jpeg_encoding=jpeg,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of metadata that nobody needs here
+        minari.create_dataset_from_buffers(
+            "tests/images-v0",
+            [episode],
+            observation_space=space,
+            action_space=spaces.Discrete(2),
+            description="images",
+            jpeg_encoding=jpeg,
+        )
     data = load_trajectories("tests/images-v0")
     assert data.origin.lossy_images == lossy
     assert (data.observations == images[:-1]).all() == (not lossy)
