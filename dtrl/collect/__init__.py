@@ -25,7 +25,8 @@ again, on the same machine and with the same versions.
     episodes = 10
 """
 
-from dtrl.collect.recipes import Algorithm, Behaviour, Recipe, Reference, list_recipes, load_recipe
+from dtrl.collect.reading import list_recipes, load_recipe
+from dtrl.collect.recipes import Algorithm, Behaviour, Recipe, Reference
 from dtrl.collect.recording import make_dataset, write_minari
 
 __all__ = [

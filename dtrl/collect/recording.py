@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.collect.behaviour import actor, check_environment, one_thread, play, train
-from dtrl.collect.recipes import DATASET_ID, Recipe, check_recipe
+from dtrl.collect.behaviour import actor, check_policy, load_file, play, seeds_of
+from dtrl.collect.environments import check_environment, make_environment
+from dtrl.collect.recipes import ALGORITHMS, DATASET_ID, Recipe, check_recipe
 from dtrl.errors import InputError
 
 # Only for annotations: the command line reads recipes without paying for these imports.
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from minari import MinariDataset
     from minari.data_collector import EpisodeBuffer
 
+    from dtrl.collect.array_policy import ArrayPolicy
+    from dtrl.collect.episodes import Episode
     from dtrl.trajectories import Trajectories
 
 
@@ -36,15 +39,42 @@ def make_dataset(
     dataset_id = dataset_id or recipe.id
     check_target(dataset_id, overwrite)
     check_environment(recipe)
-    with one_thread():
-        model, checkpoints = train(recipe, recipe.algorithm, progress) if recipe.algorithm else (None, {})
-        episodes = []
-        for index, behaviour in enumerate(recipe.behaviour):
-            if model is not None and behaviour.checkpoint is not None:
-                model.policy.load_state_dict(checkpoints[behaviour.checkpoint])
-            episodes += play(recipe, index, actor(behaviour, model), progress)
+    episodes = record(recipe, progress)
     write_whole(dataset_id, lambda: write_recipe(recipe, episodes, dataset_id))
     return dataset_id
+
+
+def record(recipe: Recipe, progress: bool) -> "list[list[Episode]]":
+    """The episodes of each behaviour."""
+    from tqdm import tqdm
+
+    from dtrl.collect.training import train
+
+    env = make_environment(recipe)
+    policies: dict[int, ArrayPolicy] = {}
+    for index, behaviour in enumerate(recipe.behaviour):
+        if behaviour.policy == "file":
+            policies[index] = load_file(behaviour, recipe, env.observation_space, env.action_space)
+    checkpoints: dict[int, ArrayPolicy] = {}
+    replays: dict[int, list[Episode]] = {}
+    if recipe.algorithm:
+        train(recipe, recipe.algorithm, progress, checkpoints.__setitem__, replays.__setitem__)
+    found = []
+    for index, behaviour in enumerate(recipe.behaviour):
+        if behaviour.policy == "replay":
+            assert behaviour.checkpoint is not None
+            found.append(replays[behaviour.checkpoint])
+            continue
+        policy = policies.get(index) or checkpoints.get(behaviour.checkpoint or 0)
+        if policy is not None:
+            check_policy(behaviour, policy, f"{recipe.source}: behaviour {index + 1}")
+        act = actor(behaviour, policy)
+        numbers = tqdm(
+            range(behaviour.episodes or 0), desc=behaviour.name, unit="episode", disable=None if progress else True
+        )
+        found.append([play(env, act, seeds_of(recipe.seed, index, number)) for number in numbers])
+    env.close()
+    return found
 
 
 def write_minari(
@@ -131,23 +161,26 @@ def create(dataset_id: str, episodes: "Iterable[EpisodeBuffer]", **metadata: Any
         return minari.create_dataset_from_buffers(dataset_id, episodes, jpeg_encoding=False, **metadata)
 
 
-def write_recipe(recipe: Recipe, episodes: "list[EpisodeBuffer]", dataset_id: str) -> None:
-    summary = "; ".join(f"{behaviour.episodes} episodes of {behaviour.name}" for behaviour in recipe.behaviour)
+def write_recipe(recipe: Recipe, episodes: "list[list[Episode]]", dataset_id: str) -> None:
+    from minari.data_collector import EpisodeBuffer
+
+    pairs = list(zip(recipe.behaviour, episodes, strict=True))
+    summary = "; ".join(f"{len(some)} episodes of {behaviour.name}" for behaviour, some in pairs)
+    env = make_environment(recipe)
     dataset = create(
         dataset_id,
-        episodes,
-        env=recipe.env,
-        eval_env=recipe.env,
+        (EpisodeBuffer(**vars(episode)) for some in episodes for episode in some),
+        env=env,
+        eval_env=env.spec,
         algorithm_name=algorithm_name(recipe),
         description=f"{recipe.description} Seed {recipe.seed}: {summary}.",
         ref_min_score=recipe.reference.random if recipe.reference else None,
         ref_max_score=recipe.reference.expert if recipe.reference else None,
     )
+    env.close()
     recipe_fields = dataclasses.asdict(dataclasses.replace(recipe, source=Path(recipe.source).name))
     dataset.storage.update_metadata({"recipe": recipe_fields})
-    dataset.storage.update_episode_metadata(
-        [{"behaviour": b.name} for b in recipe.behaviour for _ in range(b.episodes)]
-    )
+    dataset.storage.update_episode_metadata([{"behaviour": b.name} for b, some in pairs for _ in some])
 
 
 def algorithm_name(recipe: Recipe) -> str:
@@ -155,7 +188,8 @@ def algorithm_name(recipe: Recipe) -> str:
 
     if recipe.algorithm is None:
         return ", ".join(dict.fromkeys(behaviour.name for behaviour in recipe.behaviour))
-    return f"{recipe.algorithm.name} of stable_baselines3 {version('stable_baselines3')}"
+    package = ALGORITHMS[recipe.algorithm.name].package
+    return f"{recipe.algorithm.name} of {package} {version(package)}"
 
 
 def write_trajectories(trajectories: "Trajectories", dataset_id: str, description: str, algorithm: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import dtrl.collect
 from dtrl.collect import list_recipes, load_recipe
-from dtrl.collect.behaviour import check_environment
+from dtrl.collect.environments import check_environment
 from dtrl.errors import InputError
 from dtrl.evaluation.references import REFERENCE_RETURNS
 
@@ -81,10 +81,10 @@ def edit(text, old, new):
         (edit(RANDOM, "episodes = 12", "episodes = 0"), r"episodes 0 must be 1 or more"),
         (
             edit(RANDOM, '"random"', '"rnadom"'),
-            r"policy 'rnadom' is unknown; use one of random, checkpoint, demonstrator",
+            r"policy 'rnadom' is unknown; use one of random, checkpoint, replay, file",
         ),
-        (RANDOM + "epsilon = 0.1", r"policy random is random already"),
-        (RANDOM + "deterministic = true", r"checkpoint and deterministic need policy 'checkpoint', not 'random'"),
+        (RANDOM + "epsilon = 0.1", r"epsilon means nothing to policy random; leave it out, or use checkpoint or"),
+        (RANDOM + "deterministic = true", r"deterministic means nothing to policy random"),
         (edit(RANDOM, '"random"', '"checkpoint"'), r"policy 'checkpoint' needs an \[algorithm\] table"),
         (RANDOM + "[reference]\nrandom = 5\nexpert = 5", r"reference.expert 5 must exceed reference.random 5"),
         (edit(TRAINED, "PPO", "PPPO"), r"algorithm.name 'PPPO' is unknown; use one of A2C"),
