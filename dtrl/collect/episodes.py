@@ -55,3 +55,9 @@ def from_file(path: Path) -> list[Episode]:
     return [
         Episode(int(seed), *(pieces[name][i] for name in COLUMNS)) for i, seed in enumerate(arrays["seeds"].tolist())
     ]
+
+
+def count_of(path: Path) -> int:
+    """Number of the episodes of a file."""
+    with np.load(path, allow_pickle=False) as archive:
+        return len(archive["lengths"])

@@ -1,6 +1,7 @@
 """Episodes to Minari datasets: played as a recipe says, or taken from trajectories. A dataset is written whole or not at all."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import tempfile
@@ -10,70 +11,115 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.collect.behaviour import actor, check_policy, load_file, play, seeds_of
+from dtrl.collect.array_policy import ArrayPolicy, load_array_policy
+from dtrl.collect.behaviour import check_policy, load_file
 from dtrl.collect.environments import check_environment, make_environment
-from dtrl.collect.recipes import ALGORITHMS, DATASET_ID, Recipe, check_recipe
+from dtrl.collect.episodes import count_of, from_file, to_bytes
+from dtrl.collect.job import job_folder
+from dtrl.collect.playing import pieces, play_missing
+from dtrl.collect.recipes import ALGORITHMS, DATASET_ID, Algorithm, Recipe, check_recipe
 from dtrl.errors import InputError
+from dtrl.files import write_atomically
 
 # Only for annotations: the command line reads recipes without paying for these imports.
 if TYPE_CHECKING:
     from minari import MinariDataset
     from minari.data_collector import EpisodeBuffer
 
-    from dtrl.collect.array_policy import ArrayPolicy
-    from dtrl.collect.episodes import Episode
     from dtrl.trajectories import Trajectories
 
 
 def make_dataset(
-    recipe: Recipe, *, dataset_id: str | None = None, overwrite: bool = False, progress: bool = True
+    recipe: Recipe, *, dataset_id: str | None = None, overwrite: bool = False, progress: bool = True, jobs: int = 1
 ) -> str:
     """Train the recipe's algorithm, play its behaviours, write the Minari dataset and return its id.
 
-    The dataset lies in Minari's folder (MINARI_DATASETS_PATH). A run that fails or is interrupted leaves nothing there, and with
-    `overwrite` a dataset that exists is replaced only when the new one is complete. `progress` shows bars on a terminal. As
-    Stable-Baselines3 does, this seeds the global generators of torch, numpy and random.
+    The dataset lies in Minari's folder (MINARI_DATASETS_PATH). A run that fails or is interrupted leaves no dataset there, and with
+    `overwrite` one that exists is replaced only when the new one is complete; what was finished is kept aside, and the next run of
+    the same recipe goes on from there: with the episodes that are missing, or, if it was not over, with the training from its start.
+    `jobs` processes play, with the same result whatever their number; a script that asks for several does so under
+    `if __name__ == "__main__"`. `progress` shows bars on a terminal. As Stable-Baselines3 does, this seeds the global generators of
+    torch, numpy and random.
 
-    InputError if the dataset exists, or if environment, algorithm and behaviours do not go together."""
+    InputError if the dataset exists or is being made, or if environment, algorithm and behaviours do not go together."""
     check_recipe(recipe)
+    if jobs < 1:
+        raise InputError(f"jobs {jobs} must be 1 or more; it is the number of processes.")
     dataset_id = dataset_id or recipe.id
     check_target(dataset_id, overwrite)
     check_environment(recipe)
-    episodes = record(recipe, progress)
-    write_whole(dataset_id, lambda: write_recipe(recipe, episodes, dataset_id))
+    policies = policies_of_files(recipe)
+    with job_folder(dataset_id, fingerprint(recipe)) as folder:
+        check_target(dataset_id, overwrite)  # again, as another process may have made it until now
+        if recipe.algorithm:
+            train_once(folder, recipe, recipe.algorithm, progress)
+            policies |= policies_of_training(folder, recipe)
+        play_missing(folder, recipe, policies, jobs, progress)
+        write_whole(dataset_id, lambda: write_recipe(recipe, folder, dataset_id), folder)
     return dataset_id
 
 
-def record(recipe: Recipe, progress: bool) -> "list[list[Episode]]":
-    """The episodes of each behaviour."""
-    from tqdm import tqdm
+def fingerprint(recipe: Recipe) -> str:
+    """A hash of all that decides the episodes: the recipe's fields, the files it names, and the versions of what runs."""
+    parts = dataclasses.asdict(dataclasses.replace(recipe, source="", description=""))
+    return hashlib.sha256(
+        json.dumps([parts, file_hashes(recipe), versions(recipe)], sort_keys=True, default=str).encode()
+    ).hexdigest()
 
+
+def file_hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of the files that behaviours name."""
+    names = [name for b in recipe.behaviour for name in (b.path, b.normalize) if name is not None]
+    folder = Path(recipe.source).parent
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def versions(recipe: Recipe) -> dict[str, str]:
+    """Versions of the packages that decide the episodes."""
+    from importlib.metadata import version
+
+    import dtrl
+
+    names = ["gymnasium", "numpy"]
+    if recipe.algorithm:
+        names += ["torch", "stable_baselines3", ALGORITHMS[recipe.algorithm.name].package]
+    return {"dtrl": dtrl.__version__} | {name: version(name) for name in dict.fromkeys(names)}
+
+
+def policies_of_files(recipe: Recipe) -> "dict[int, ArrayPolicy]":
+    """By index of the behaviour."""
+    env = make_environment(recipe)
+    spaces = env.observation_space, env.action_space
+    env.close()
+    found = {i: load_file(b, recipe, *spaces) for i, b in enumerate(recipe.behaviour) if b.policy == "file"}
+    for index, policy in found.items():
+        check_policy(recipe.behaviour[index], policy, f"{recipe.source}: behaviour {index + 1}")
+    return found
+
+
+def train_once(folder: Path, recipe: Recipe, algorithm: Algorithm, progress: bool) -> None:
+    """Train, unless the folder holds the whole training."""
     from dtrl.collect.training import train
 
-    env = make_environment(recipe)
-    policies: dict[int, ArrayPolicy] = {}
+    if (folder / "trained.json").is_file():
+        return
+    train(
+        recipe,
+        algorithm,
+        progress,
+        lambda step, policy: write_atomically(folder / f"policy-{step}.npz", policy.to_bytes()),
+        lambda step, episodes: write_atomically(folder / f"replay-{step}.npz", to_bytes(episodes)),
+    )
+    write_atomically(folder / "trained.json", b"{}")
+
+
+def policies_of_training(folder: Path, recipe: Recipe) -> "dict[int, ArrayPolicy]":
+    """By index of the behaviour."""
+    found = {}
     for index, behaviour in enumerate(recipe.behaviour):
-        if behaviour.policy == "file":
-            policies[index] = load_file(behaviour, recipe, env.observation_space, env.action_space)
-    checkpoints: dict[int, ArrayPolicy] = {}
-    replays: dict[int, list[Episode]] = {}
-    if recipe.algorithm:
-        train(recipe, recipe.algorithm, progress, checkpoints.__setitem__, replays.__setitem__)
-    found = []
-    for index, behaviour in enumerate(recipe.behaviour):
-        if behaviour.policy == "replay":
-            assert behaviour.checkpoint is not None
-            found.append(replays[behaviour.checkpoint])
-            continue
-        policy = policies.get(index) or checkpoints.get(behaviour.checkpoint or 0)
-        if policy is not None:
-            check_policy(behaviour, policy, f"{recipe.source}: behaviour {index + 1}")
-        act = actor(behaviour, policy)
-        numbers = tqdm(
-            range(behaviour.episodes or 0), desc=behaviour.name, unit="episode", disable=None if progress else True
-        )
-        found.append([play(env, act, seeds_of(recipe.seed, index, number)) for number in numbers])
-    env.close()
+        if behaviour.policy == "checkpoint":
+            found[index] = load_array_policy(folder / f"policy-{behaviour.checkpoint}.npz")
+            check_policy(behaviour, found[index], f"{recipe.source}: behaviour {index + 1}")
     return found
 
 
@@ -119,14 +165,16 @@ def check_target(dataset_id: str, overwrite: bool) -> None:
         raise InputError(f"the dataset {dataset_id} exists in {target}; ask to overwrite it, or choose another id.")
 
 
-def write_whole(dataset_id: str, write: Callable[[], None]) -> None:
-    """Have `write` make the dataset aside, and move it into place when it is complete."""
+def write_whole(dataset_id: str, write: Callable[[], None], folder: Path | None = None) -> None:
+    """Have `write` make the dataset aside, in `folder` or in Minari's, and move it into place when it is complete."""
     from minari.namespace import create_namespace, list_local_namespaces
     from minari.storage import get_dataset_path
 
     target, namespace = get_dataset_path(dataset_id), dataset_id.rpartition("/")[0]
     # Minari skips folders whose name begins with a dot.
-    with tempfile.TemporaryDirectory(prefix=".dtrl-", dir=get_dataset_path()) as aside:
+    with tempfile.TemporaryDirectory(
+        prefix="writing-" if folder else ".dtrl-", dir=folder or get_dataset_path()
+    ) as aside:
         with minari_folder(aside):
             write()
         if namespace and namespace not in list_local_namespaces():
@@ -161,15 +209,20 @@ def create(dataset_id: str, episodes: "Iterable[EpisodeBuffer]", **metadata: Any
         return minari.create_dataset_from_buffers(dataset_id, episodes, jpeg_encoding=False, **metadata)
 
 
-def write_recipe(recipe: Recipe, episodes: "list[list[Episode]]", dataset_id: str) -> None:
+def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
+    """The dataset of the episodes in the folder. They are read twice, and never all of them at once."""
     from minari.data_collector import EpisodeBuffer
 
-    pairs = list(zip(recipe.behaviour, episodes, strict=True))
-    summary = "; ".join(f"{len(some)} episodes of {behaviour.name}" for behaviour, some in pairs)
+    files = files_of(recipe, folder)
+    counts = [sum(count_of(file) for file in some) for some in files]
+    pairs = list(zip(recipe.behaviour, counts, strict=True))
+    if not sum(counts):
+        raise InputError(f"{recipe.source}: no episode had ended where the replay buffer was taken; train for longer.")
+    summary = "; ".join(f"{count} episodes of {behaviour.name}" for behaviour, count in pairs)
     env = make_environment(recipe)
     dataset = create(
         dataset_id,
-        (EpisodeBuffer(**vars(episode)) for some in episodes for episode in some),
+        (EpisodeBuffer(**vars(episode)) for some in files for file in some for episode in from_file(file)),
         env=env,
         eval_env=env.spec,
         algorithm_name=algorithm_name(recipe),
@@ -180,7 +233,18 @@ def write_recipe(recipe: Recipe, episodes: "list[list[Episode]]", dataset_id: st
     env.close()
     recipe_fields = dataclasses.asdict(dataclasses.replace(recipe, source=Path(recipe.source).name))
     dataset.storage.update_metadata({"recipe": recipe_fields})
-    dataset.storage.update_episode_metadata([{"behaviour": b.name} for b, some in pairs for _ in some])
+    dataset.storage.update_episode_metadata([{"behaviour": b.name} for b, count in pairs for _ in range(count)])
+
+
+def files_of(recipe: Recipe, folder: Path) -> list[list[Path]]:
+    """The files of episodes of each behaviour, in the order of the dataset."""
+    files: list[list[Path]] = [[] for _ in recipe.behaviour]
+    for path, index, _ in pieces(folder, recipe):
+        files[index].append(path)
+    for some, behaviour in zip(files, recipe.behaviour, strict=True):
+        if behaviour.policy == "replay":
+            some.append(folder / f"replay-{behaviour.checkpoint}.npz")
+    return files
 
 
 def algorithm_name(recipe: Recipe) -> str:

@@ -105,15 +105,23 @@ def test_overwrite_replaces_it(recipe_of):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError("disk full")])
-def test_a_failure_while_writing_leaves_nothing(recipe_of, monkeypatch, minari_folder, failure):
+def test_a_failure_while_writing_leaves_no_dataset_and_the_next_run_goes_on(
+    recipe_of, monkeypatch, minari_folder, failure
+):
     def fail(*_):
         raise failure
 
     monkeypatch.setattr("minari.dataset._storages.hdf5_storage.HDF5Storage.update_episode_metadata", fail)
     with pytest.raises(type(failure) if isinstance(failure, OSError) else failure):
         make_dataset(recipe_of(RANDOM))
-    assert list(minari_folder.iterdir()) == []
     assert os.environ["MINARI_DATASETS_PATH"] == str(minari_folder)
+    assert minari.list_local_datasets() == {}
+    monkeypatch.undo()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(minari_folder))
+    monkeypatch.setattr("dtrl.collect.playing.play", lambda *_: 1 / 0)  # nothing is left to play
+    make_dataset(recipe_of(RANDOM))
+    assert len(episodes_of("tests/cartpole-v0")) == 12
+    assert sorted(path.name for path in minari_folder.iterdir()) == ["tests"]
 
 
 def test_a_failure_while_overwriting_keeps_the_old_dataset(recipe_of, monkeypatch):
