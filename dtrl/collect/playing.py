@@ -53,6 +53,17 @@ def pieces(folder: Path, recipe: Recipe) -> list[tuple[Path, int, range]]:
     return found
 
 
+def files_of(folder: Path, recipe: Recipe) -> list[list[Path]]:
+    """The files of episodes of each behaviour, in the order of the dataset."""
+    files: list[list[Path]] = [[] for _ in recipe.behaviour]
+    for path, index, _ in pieces(folder, recipe):
+        files[index].append(path)
+    for some, behaviour in zip(files, recipe.behaviour, strict=True):
+        if behaviour.policy == "replay":
+            some.append(folder / f"replay-{behaviour.checkpoint}.npz")
+    return files
+
+
 def play_missing(folder: Path, recipe: Recipe, policies: dict[int, ArrayPolicy], jobs: int, progress: bool) -> None:
     """Play the episodes that are not in the folder, with `jobs` processes."""
     from tqdm import tqdm

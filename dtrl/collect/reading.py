@@ -28,7 +28,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if path.suffix != ".toml":
         raise InputError(f"there is no recipe {str(name_or_path)!r}; {did_you_mean(str(name_or_path), list(recipes))}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
     except OSError as error:
         raise InputError(
             f"recipe {path} cannot be read ({error.strerror}); the recipes of dtrl are {', '.join(recipes)}."
@@ -36,7 +37,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a TOML file: {error}; correct it there.") from error
     recipe = build(Recipe, table, str(path))
-    recipe = dataclasses.replace(recipe, source=str(path))
+    recipe = dataclasses.replace(recipe, source=str(path), text=text)
     check_recipe(recipe)
     return recipe
 
@@ -54,7 +55,7 @@ TYPE_NAMES = {
 
 def build(kind: type[Part], table: dict[str, Any], where: str) -> Part:
     """A dataclass from its TOML table; unknown and missing fields and values of another type are refused."""
-    known = {f.name: f for f in dataclasses.fields(kind) if f.name != "source"}
+    known = {f.name: f for f in dataclasses.fields(kind) if f.name not in ("source", "text")}
     values = {}
     for name, value in table.items():
         if name not in known:

@@ -145,7 +145,9 @@ class Recipe:
     reference: Reference | None = None
     """Stored as Minari's ref_min_score and ref_max_score."""
     source: str = "the recipe"
-    """The file it was read from, which error messages name; not a field of the file."""
+    """The file it was read from, which error messages name and from which paths go; not a field of the file."""
+    text: str | None = None
+    """The text of that file."""
 
 
 def check_recipe(recipe: Recipe) -> None:

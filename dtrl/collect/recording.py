@@ -1,7 +1,6 @@
-"""Episodes to Minari datasets: played as a recipe says, or taken from trajectories. A dataset is written whole or not at all."""
+"""Episodes to Minari datasets: as a recipe had them played, or taken from trajectories. A dataset is written whole or not at all."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import tempfile
@@ -11,15 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.collect.array_policy import ArrayPolicy, load_array_policy
-from dtrl.collect.behaviour import check_policy, load_file
-from dtrl.collect.environments import check_environment, make_environment
-from dtrl.collect.episodes import count_of, from_file, to_bytes
-from dtrl.collect.job import job_folder
-from dtrl.collect.playing import pieces, play_missing
-from dtrl.collect.recipes import ALGORITHMS, DATASET_ID, Algorithm, Recipe, check_recipe
+from dtrl.collect.environments import make_environment
+from dtrl.collect.episodes import count_of, from_file
+from dtrl.collect.playing import files_of
+from dtrl.collect.provenance import algorithm_name, dataset_provenance, description, episode_provenance
+from dtrl.collect.recipes import DATASET_ID, Recipe
 from dtrl.errors import InputError
-from dtrl.files import write_atomically
 
 # Only for annotations: the command line reads recipes without paying for these imports.
 if TYPE_CHECKING:
@@ -27,100 +23,6 @@ if TYPE_CHECKING:
     from minari.data_collector import EpisodeBuffer
 
     from dtrl.trajectories import Trajectories
-
-
-def make_dataset(
-    recipe: Recipe, *, dataset_id: str | None = None, overwrite: bool = False, progress: bool = True, jobs: int = 1
-) -> str:
-    """Train the recipe's algorithm, play its behaviours, write the Minari dataset and return its id.
-
-    The dataset lies in Minari's folder (MINARI_DATASETS_PATH). A run that fails or is interrupted leaves no dataset there, and with
-    `overwrite` one that exists is replaced only when the new one is complete; what was finished is kept aside, and the next run of
-    the same recipe goes on from there: with the episodes that are missing, or, if it was not over, with the training from its start.
-    `jobs` processes play, with the same result whatever their number; a script that asks for several does so under
-    `if __name__ == "__main__"`. `progress` shows bars on a terminal. As Stable-Baselines3 does, this seeds the global generators of
-    torch, numpy and random.
-
-    InputError if the dataset exists or is being made, or if environment, algorithm and behaviours do not go together."""
-    check_recipe(recipe)
-    if jobs < 1:
-        raise InputError(f"jobs {jobs} must be 1 or more; it is the number of processes.")
-    dataset_id = dataset_id or recipe.id
-    check_target(dataset_id, overwrite)
-    check_environment(recipe)
-    policies = policies_of_files(recipe)
-    with job_folder(dataset_id, fingerprint(recipe)) as folder:
-        check_target(dataset_id, overwrite)  # again, as another process may have made it until now
-        if recipe.algorithm:
-            train_once(folder, recipe, recipe.algorithm, progress)
-            policies |= policies_of_training(folder, recipe)
-        play_missing(folder, recipe, policies, jobs, progress)
-        write_whole(dataset_id, lambda: write_recipe(recipe, folder, dataset_id), folder)
-    return dataset_id
-
-
-def fingerprint(recipe: Recipe) -> str:
-    """A hash of all that decides the episodes: the recipe's fields, the files it names, and the versions of what runs."""
-    parts = dataclasses.asdict(dataclasses.replace(recipe, source="", description=""))
-    return hashlib.sha256(
-        json.dumps([parts, file_hashes(recipe), versions(recipe)], sort_keys=True, default=str).encode()
-    ).hexdigest()
-
-
-def file_hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of the files that behaviours name."""
-    names = [name for b in recipe.behaviour for name in (b.path, b.normalize) if name is not None]
-    folder = Path(recipe.source).parent
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-
-
-def versions(recipe: Recipe) -> dict[str, str]:
-    """Versions of the packages that decide the episodes."""
-    from importlib.metadata import version
-
-    import dtrl
-
-    names = ["gymnasium", "numpy"]
-    if recipe.algorithm:
-        names += ["torch", "stable_baselines3", ALGORITHMS[recipe.algorithm.name].package]
-    return {"dtrl": dtrl.__version__} | {name: version(name) for name in dict.fromkeys(names)}
-
-
-def policies_of_files(recipe: Recipe) -> "dict[int, ArrayPolicy]":
-    """By index of the behaviour."""
-    env = make_environment(recipe)
-    spaces = env.observation_space, env.action_space
-    env.close()
-    found = {i: load_file(b, recipe, *spaces) for i, b in enumerate(recipe.behaviour) if b.policy == "file"}
-    for index, policy in found.items():
-        check_policy(recipe.behaviour[index], policy, f"{recipe.source}: behaviour {index + 1}")
-    return found
-
-
-def train_once(folder: Path, recipe: Recipe, algorithm: Algorithm, progress: bool) -> None:
-    """Train, unless the folder holds the whole training."""
-    from dtrl.collect.training import train
-
-    if (folder / "trained.json").is_file():
-        return
-    train(
-        recipe,
-        algorithm,
-        progress,
-        lambda step, policy: write_atomically(folder / f"policy-{step}.npz", policy.to_bytes()),
-        lambda step, episodes: write_atomically(folder / f"replay-{step}.npz", to_bytes(episodes)),
-    )
-    write_atomically(folder / "trained.json", b"{}")
-
-
-def policies_of_training(folder: Path, recipe: Recipe) -> "dict[int, ArrayPolicy]":
-    """By index of the behaviour."""
-    found = {}
-    for index, behaviour in enumerate(recipe.behaviour):
-        if behaviour.policy == "checkpoint":
-            found[index] = load_array_policy(folder / f"policy-{behaviour.checkpoint}.npz")
-            check_policy(behaviour, found[index], f"{recipe.source}: behaviour {index + 1}")
-    return found
 
 
 def write_minari(
@@ -210,15 +112,13 @@ def create(dataset_id: str, episodes: "Iterable[EpisodeBuffer]", **metadata: Any
 
 
 def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
-    """The dataset of the episodes in the folder. They are read twice, and never all of them at once."""
+    """The dataset of the episodes in the folder, which are read one file after the other."""
     from minari.data_collector import EpisodeBuffer
 
-    files = files_of(recipe, folder)
+    files = files_of(folder, recipe)
     counts = [sum(count_of(file) for file in some) for some in files]
-    pairs = list(zip(recipe.behaviour, counts, strict=True))
     if not sum(counts):
         raise InputError(f"{recipe.source}: no episode had ended where the replay buffer was taken; train for longer.")
-    summary = "; ".join(f"{count} episodes of {behaviour.name}" for behaviour, count in pairs)
     env = make_environment(recipe)
     dataset = create(
         dataset_id,
@@ -226,34 +126,13 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
         env=env,
         eval_env=env.spec,
         algorithm_name=algorithm_name(recipe),
-        description=f"{recipe.description} Seed {recipe.seed}: {summary}.",
+        description=description(recipe, counts),
         ref_min_score=recipe.reference.random if recipe.reference else None,
         ref_max_score=recipe.reference.expert if recipe.reference else None,
     )
     env.close()
-    recipe_fields = dataclasses.asdict(dataclasses.replace(recipe, source=Path(recipe.source).name))
-    dataset.storage.update_metadata({"recipe": recipe_fields})
-    dataset.storage.update_episode_metadata([{"behaviour": b.name} for b, count in pairs for _ in range(count)])
-
-
-def files_of(recipe: Recipe, folder: Path) -> list[list[Path]]:
-    """The files of episodes of each behaviour, in the order of the dataset."""
-    files: list[list[Path]] = [[] for _ in recipe.behaviour]
-    for path, index, _ in pieces(folder, recipe):
-        files[index].append(path)
-    for some, behaviour in zip(files, recipe.behaviour, strict=True):
-        if behaviour.policy == "replay":
-            some.append(folder / f"replay-{behaviour.checkpoint}.npz")
-    return files
-
-
-def algorithm_name(recipe: Recipe) -> str:
-    from importlib.metadata import version
-
-    if recipe.algorithm is None:
-        return ", ".join(dict.fromkeys(behaviour.name for behaviour in recipe.behaviour))
-    package = ALGORITHMS[recipe.algorithm.name].package
-    return f"{recipe.algorithm.name} of {package} {version(package)}"
+    dataset.storage.update_metadata(dataset_provenance(recipe))
+    dataset.storage.update_episode_metadata(episode_provenance(recipe, counts))
 
 
 def write_trajectories(trajectories: "Trajectories", dataset_id: str, description: str, algorithm: str) -> None:
