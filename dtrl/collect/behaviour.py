@@ -23,7 +23,9 @@ def load_file(behaviour: Behaviour, recipe: Recipe, observation_space: Any, acti
     assert behaviour.path is not None
     path = Path(recipe.source).parent / behaviour.path
     if path.suffix == ".zip":
-        policy = load_zip(path, observation_space, action_space, behaviour.deterministic)
+        policy = load_zip(
+            path, observation_space, action_space, behaviour.deterministic, images=behaviour.normalize is None
+        )
     else:
         policy = load_array_policy(path, behaviour.snapshot)
     if behaviour.normalize:

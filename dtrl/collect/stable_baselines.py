@@ -35,11 +35,12 @@ def array_policy_of(
     where: str,
     activation: str | None = None,
     mu_clip: float = 2.0,
+    images: bool = True,
 ) -> ArrayPolicy:
     """The acting part of a policy's `state_dict`, values and critics left out.
 
-    `activation` is ReLU or Tanh, by default what Stable-Baselines3 takes for the policy; `mu_clip` is SAC's clip_mean. InputError, by name, for other
-    policies than READABLE."""
+    `activation` is ReLU or Tanh, by default what Stable-Baselines3 takes for the policy; `mu_clip` is SAC's clip_mean. Without `images`
+    an image was shown to it as numbers like any other, which is what VecNormalize does. InputError, by name, for other policies than READABLE."""
     for part, name in FOREIGN.items():
         if any(part in key for key in parameters):
             raise InputError(f"{where}: it is {name}; only {READABLE} can be read.")
@@ -75,7 +76,7 @@ def array_policy_of(
     weights, biases = zip(*layers, strict=True)
     policy = ArrayPolicy(weights, biases, activation, head, **rest)
     check_shapes(policy, where)
-    return for_images(policy, observation_space)
+    return for_images(policy, observation_space) if images else policy
 
 
 def stack(parameters: Mapping[str, Array], prefix: str) -> list[tuple[Array, Array]]:
@@ -118,7 +119,9 @@ def for_images(policy: ArrayPolicy, observation_space: Any) -> ArrayPolicy:
     return dataclasses.replace(policy, weights=(first, *policy.weights[1:]), obs_mean=mean, obs_std=std)
 
 
-def load_zip(path: Path, observation_space: Any, action_space: Any, deterministic: bool) -> ArrayPolicy:
+def load_zip(
+    path: Path, observation_space: Any, action_space: Any, deterministic: bool, images: bool = True
+) -> ArrayPolicy:
     """The policy of a model saved by Stable-Baselines3. InputError, naming the file, for what is no such file or no policy of READABLE."""
     import torch
 
@@ -151,7 +154,7 @@ def load_zip(path: Path, observation_space: Any, action_space: Any, deterministi
         raise InputError(
             f"{where}: it explores by state-dependent noise (gSDE), which is not reproduced; set deterministic = true."
         )
-    return array_policy_of(arrays, observation_space, action_space, where, **settings_in(data, where))
+    return array_policy_of(arrays, observation_space, action_space, where, images=images, **settings_in(data, where))
 
 
 def settings_in(data: dict[str, Any], where: str) -> dict[str, Any]:

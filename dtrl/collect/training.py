@@ -118,9 +118,9 @@ def untrained(recipe: Recipe, algorithm: Algorithm, seeded_resets: bool = False)
         lambda: make_environment(recipe), n_envs=algorithm.envs, seed=recipe.seed, wrapper_class=wrapper
     )
     options = objects(algorithm.options, env.action_space, recipe.source)
-    if algorithm.normalize:
-        env = VecNormalize(env, gamma=float(options.get("gamma", 0.99)))
     try:
+        if algorithm.normalize:
+            env = VecNormalize(env, gamma=float(options.get("gamma", 0.99)))
         model: BaseAlgorithm = constructor(algorithm.name, recipe.source)(
             "MlpPolicy", env, seed=recipe.seed, device="cpu", **options
         )
@@ -177,7 +177,12 @@ def policy_of(model: "BaseAlgorithm", recipe: Recipe) -> ArrayPolicy:
     where = f"{recipe.source}: {recipe.algorithm.name}"
     kwargs = recipe.algorithm.options.get("policy_kwargs", {})
     policy = array_policy_of(
-        parameters, *spaces, where, kwargs.get("activation_fn"), float(kwargs.get("clip_mean", 2.0))
+        parameters,
+        *spaces,
+        where,
+        kwargs.get("activation_fn"),
+        float(kwargs.get("clip_mean", 2.0)),
+        images=model.observation_space.dtype == np.uint8,
     )
     statistics = model.get_vec_normalize_env()
     if statistics is not None:

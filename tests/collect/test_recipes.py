@@ -1,30 +1,84 @@
 """Recipes: those that come with dtrl, and what a recipe may say."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
-import gymnasium
 import pytest
 
 import dtrl.collect
-from dtrl.collect import list_recipes, load_recipe
+from dtrl.collect import list_recipes, load_recipe, make_dataset
 from dtrl.collect.environments import check_environment
+from dtrl.collect.training import settings
 from dtrl.errors import InputError
 from dtrl.evaluation.references import REFERENCE_RETURNS
+from dtrl.trajectories import load_trajectories
 
 HERE = Path(__file__).parent
 RANDOM = (HERE / "random.toml").read_text(encoding="utf-8")
 TRAINED = (HERE / "trained.toml").read_text(encoding="utf-8")
 
 
+def environment_of(recipe):
+    """Skips what needs a package that is not installed."""
+    if recipe.env.startswith("MiniGrid-"):
+        pytest.importorskip("minigrid")
+    return check_environment(recipe)
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_is_valid_and_fits_its_environment(name):
     recipe = load_recipe(name)
-    gymnasium.spec(recipe.env)
-    check_environment(recipe)
-    assert f"dtrl datasets make {name}\n" in list_recipes()[name].read_text(encoding="utf-8")
+    environment_of(recipe)
+    text = list_recipes()[name].read_text(encoding="utf-8")
+    assert f"dtrl datasets make {name}\n" in text
+    assert recipe.algorithm is None or re.search(r"\d+ (s|minutes)\b", text)
+    if recipe.algorithm:
+        assert set(recipe.algorithm.options) <= set(settings(recipe.algorithm.name, name))
+        used = {behaviour.checkpoint for behaviour in recipe.behaviour}
+        assert set(recipe.algorithm.checkpoints) <= used
+
+
+SMALL = {"n_steps": 8, "batch_size": 8, "learning_starts": 8, "buffer_size": 500, "train_freq": 4, "gradient_steps": 1}
+STEPS = 6
+
+
+def shrunk(recipe):
+    """The recipe with trainings of a few dozen steps, small networks, and an episode of each behaviour of 6 steps."""
+    algorithm, places = recipe.algorithm, {None: None}
+    if algorithm:
+        envs = min(algorithm.envs, 2)
+        places |= {step: 16 * envs * (i + 1) for i, step in enumerate(algorithm.checkpoints)}
+        known = settings(algorithm.name, "it")
+        network = {"policy_kwargs": {**algorithm.options.get("policy_kwargs", {}), "net_arch": [8]}}
+        options = algorithm.options | network | {name: value for name, value in SMALL.items() if name in known}
+        algorithm = dataclasses.replace(
+            algorithm,
+            timesteps=places[algorithm.checkpoints[-1]],
+            checkpoints=tuple(places[step] for step in algorithm.checkpoints),
+            envs=envs,
+            options=options,
+        )
+    behaviours = [
+        dataclasses.replace(b, episodes=b.episodes and 1, checkpoint=places[b.checkpoint]) for b in recipe.behaviour
+    ]
+    options = recipe.env_options | {"max_episode_steps": STEPS}
+    return dataclasses.replace(recipe, algorithm=algorithm, behaviour=tuple(behaviours), env_options=options)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_runs_to_its_end_when_it_is_shrunk(name):
+    recipe = load_recipe(name)
+    environment_of(recipe)
+    trajectories = load_trajectories(make_dataset(shrunk(recipe)))
+    played = [b for b in recipe.behaviour if b.policy != "replay"]
+    assert trajectories.num_episodes >= len(recipe.behaviour)
+    assert trajectories.episode_lengths.max() <= STEPS
+    if len(played) < len(recipe.behaviour):  # all of the training but an episode that had not ended
+        assert trajectories.num_steps > shrunk(recipe).algorithm.timesteps - STEPS
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -38,7 +92,7 @@ def test_a_recipe_and_the_table_of_references_agree(name):
 
 def test_recipes_have_ids_of_their_own():
     ids = [load_recipe(name).id for name in list_recipes()]
-    assert len(ids) >= 5
+    assert len(ids) >= 17
     assert len(set(ids)) == len(ids)
 
 
