@@ -35,7 +35,8 @@ def add_parser(verbs: Any) -> None:
     make = actions.add_parser(
         "make",
         help="make a dataset from a recipe",
-        description="Train behaviour policies and record them, as a TOML recipe says. Interrupted, it goes on when it is run again.",
+        description="Train behaviour policies and record them, as a TOML recipe says. Interrupted, it goes on when it is run "
+        "again. How to write a recipe, key by key: docs/recipes.md.",
     )
     make.set_defaults(run=run_make)
     make.add_argument("recipe", metavar="RECIPE", help="a name from `dtrl datasets list`, or the path of a TOML file")

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 import dtrl.collect
-from dtrl.collect import list_recipes, load_recipe, make_dataset
+from dtrl.cli import main
+from dtrl.collect import Algorithm, Behaviour, Recipe, list_recipes, load_recipe, make_dataset
+from dtrl.collect.array_policy import HEADS, ArrayPolicy
 from dtrl.collect.environments import check_environment
+from dtrl.collect.recipes import ALGORITHMS, POLICIES
 from dtrl.collect.training import settings
 from dtrl.errors import InputError
 from dtrl.evaluation.references import REFERENCE_RETURNS
@@ -100,6 +103,24 @@ def test_the_recipe_in_the_documentation_is_valid(recipe_of):
     documentation = dtrl.collect.__doc__
     recipe = recipe_of(textwrap.dedent(documentation[documentation.index("    id = ") :]))
     assert [behaviour.name for behaviour in recipe.behaviour] == ["checkpoint 4000, epsilon 0.1", "random"]
+
+
+def test_the_documentation_explains_every_key_once(repository):
+    text = (repository / "docs" / "recipes.md").read_text(encoding="utf-8")
+    tables = re.split(r"\n(?:Of |## )", text[text.index("## Every key") :])[1:4]
+    for table, kind in zip(tables, (Recipe, Algorithm, Behaviour), strict=True):
+        keys = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+        assert sorted(keys) == sorted(f.name for f in dataclasses.fields(kind) if f.name not in ("source", "text"))
+    arrays = [f.name for f in dataclasses.fields(ArrayPolicy) if f.name not in ("weights", "biases")]
+    assert all(f"`{name}`" in text for name in arrays)
+    for word in (*POLICIES, *ALGORITHMS, *HEADS):
+        assert word in text
+
+
+def test_the_help_leads_to_the_documentation(capsys):
+    with pytest.raises(SystemExit):
+        main(["datasets", "make", "--help"])
+    assert "docs/recipes.md" in " ".join(capsys.readouterr().out.split())
 
 
 def test_importing_it_loads_no_heavy_package():
