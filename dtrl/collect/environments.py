@@ -36,12 +36,32 @@ def make_environment(recipe: Recipe, spec: Any = None) -> "gymnasium.Env[Any, An
     """The environment, with the recipe's `env_options`. InputError if a package is missing or an option is refused."""
     spec = spec or environment_spec(recipe)
     try:
-        return gymnasium.make(spec, disable_env_checker=True, **recipe.env_options)
+        env = gymnasium.make(spec, disable_env_checker=True, **recipe.env_options)
     except (gymnasium.error.Error, AssertionError, AttributeError, ImportError, TypeError, ValueError) as error:
         options = f" with env_options {recipe.env_options}" if recipe.env_options else ""
         raise InputError(
             f"{recipe.source}: env {recipe.env!r} cannot be made{options} ({error}); install what it needs, or correct the options."
         ) from error
+    return env if recipe.observation_key is None else OnePart(env, recipe.observation_key, recipe.source)
+
+
+class OnePart(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Of Dict observations, one part. A dataset names the environment without it, since a reader only needs the values."""
+
+    def __init__(self, env: "gymnasium.Env[Any, Any]", key: str, where: str) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        parts = dict(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else {}
+        if key not in parts:
+            env.close()
+            raise InputError(
+                f"{where}: observation_key {key!r} is no part of {space}; {did_you_mean(key, list(parts))}"
+            )
+        self.key = key
+        self.observation_space = parts[key]
+
+    def observation(self, observation: Any) -> Any:
+        return observation[self.key]
 
 
 def check_environment(recipe: Recipe) -> None:

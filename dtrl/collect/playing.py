@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -102,13 +101,11 @@ def played_by_processes(
     """Have processes record the pieces; index and number of episodes of each as it is done.
 
     They are spawned: a fork would copy the locks of torch's threads."""
-    try:
-        pickle.dumps(spec)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    if not isinstance(spec.entry_point, str):
         raise InputError(
-            f"{recipe.source}: env {recipe.env!r} cannot be handed to other processes ({error}); register it with an entry point in "
-            'the form "module:Class", or use one job.'
-        ) from error
+            f"{recipe.source}: env {recipe.env!r} is registered with an object of this process, which others cannot make; register it "
+            'with an entry point in the form "module:Class", or use one job.'
+        )
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, begin, (recipe, spec, policies)) as pool, ended_with(pool):
         futures = {pool.submit(record, *piece): piece for piece in todo}

@@ -142,6 +142,8 @@ class Recipe:
     """What the checkpoints are copies of."""
     env_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of gymnasium.make, such as max_episode_steps."""
+    observation_key: str | None = None
+    """Of Dict observations, the part that policies see and the dataset holds."""
     reference: Reference | None = None
     """Stored as Minari's ref_min_score and ref_max_score."""
     source: str = "the recipe"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.collect.environments import make_environment
+from dtrl.collect.environments import OnePart, make_environment
 from dtrl.collect.episodes import count_of, from_file
 from dtrl.collect.playing import files_of
 from dtrl.collect.provenance import algorithm_name, dataset_provenance, description, episode_provenance
@@ -120,11 +120,13 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
     if not sum(counts):
         raise InputError(f"{recipe.source}: no episode had ended where the replay buffer was taken; train for longer.")
     env = make_environment(recipe)
+    registered = env.env if isinstance(env, OnePart) else env  # Minari can't store the wrapper
     dataset = create(
         dataset_id,
         (EpisodeBuffer(**vars(episode)) for some in files for file in some for episode in from_file(file)),
-        env=env,
-        eval_env=env.spec,
+        env=registered,
+        eval_env=registered.spec,
+        observation_space=env.observation_space,
         algorithm_name=algorithm_name(recipe),
         description=description(recipe, counts),
         ref_min_score=recipe.reference.random if recipe.reference else None,

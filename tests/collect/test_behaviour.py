@@ -10,7 +10,7 @@ import pytest
 from dtrl.collect import Behaviour, make_dataset
 from dtrl.collect.array_policy import ArrayPolicy
 from dtrl.collect.behaviour import actor
-from dtrl.collect.training import train, untrained
+from dtrl.collect.training import policy_of, train, untrained
 from dtrl.errors import InputError
 
 HERE = Path(__file__).parent
@@ -119,6 +119,92 @@ def test_options_that_are_no_plain_data_are_made_from_data(recipe_of):
     assert [model.lr_schedule(progress) for progress in (1.0, 0.25)] == pytest.approx([0.01, 0.0025])
     assert model.train_freq.frequency == 1
     assert "Tanh" in str(model.policy.actor)
+
+
+class Pictures(gymnasium.Env):
+    """Random images in a part of its observations; an episode of five steps."""
+
+    picture = gymnasium.spaces.Box(0, 255, (5, 4, 3), np.uint8)
+    observation_space = gymnasium.spaces.Dict({"picture": picture, "mission": gymnasium.spaces.Text(9)})
+    action_space = gymnasium.spaces.Discrete(3, start=0)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observe(), float(action), self.steps == 5, False, {}
+
+    def observe(self):
+        return {"picture": self.np_random.integers(0, 256, self.picture.shape, dtype=np.uint8), "mission": "go"}
+
+
+PICTURES = """
+id = "tests/pictures-v0"
+env = "tests/Pictures-v0"
+observation_key = "picture"
+seed = 0
+description = "For tests."
+algorithm = { name = "%s", normalize = %s, timesteps = 64, checkpoints = [64], options = { %s } }
+[[behaviour]]
+policy = "%s"
+checkpoint = 64
+"""
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("tests/Pictures-v0", Pictures)
+    monkeypatch.setitem(gymnasium.registry, spec.id, spec)
+
+
+@pytest.mark.parametrize("normalize", ["false", "true"])
+def test_policies_of_images_see_what_they_were_trained_on(recipe_of, pictures, normalize):
+    recipe = recipe_of(PICTURES % ("PPO", normalize, "n_steps = 32, batch_size = 32", "checkpoint") + "episodes = 1")
+    model = untrained(recipe, recipe.algorithm)
+    model.learn(64)
+    policy, random = policy_of(model, recipe), np.random.default_rng(0)
+    for _ in range(10):
+        image = random.integers(0, 256, Pictures.picture.shape, dtype=np.uint8)
+        normaliser = model.get_vec_normalize_env()
+        shown = normaliser.normalize_obs(image) if normaliser else image.transpose(2, 0, 1)
+        distribution = model.policy.get_distribution(model.policy.obs_to_tensor(shown)[0]).distribution
+        expected = distribution.logits[0].detach().numpy()
+        logits = policy.outputs(image)[0]
+        np.testing.assert_allclose(logits - logits.max(), expected - expected.max(), atol=1e-5)
+
+
+def test_replayed_images_have_their_channels_where_the_environment_has_them(recipe_of, pictures):
+    recipe, found = recipe_of(PICTURES % ("DQN", "false", "buffer_size = 100", "replay")), {}
+    train(recipe, recipe.algorithm, False, lambda *_: None, found.__setitem__)
+    env = gymnasium.make("tests/Pictures-v0", disable_env_checker=True)
+    for episode in found[64]:
+        images = [env.reset(seed=episode.seed)[0], *(env.step(action)[0] for action in episode.actions)]
+        np.testing.assert_array_equal(episode.observations, [image["picture"] for image in images])
+    assert len(found[64]) == 64 // 5
+
+
+def test_a_dataset_of_one_part_of_the_observations_can_be_played_again(recipe_of, monkeypatch):
+    pytest.importorskip("minigrid")
+    monkeypatch.setattr("dtrl.collect.environments.check_space", lambda *_: None)
+    text = edit(RANDOM, "CartPole-v1", "MiniGrid-DoorKey-5x5-v0").replace("12", "2")
+    make_dataset(recipe_of("observation_key = 'image'\n" + text))
+    dataset = minari.load_dataset("tests/cartpole-v0")
+    assert dataset.observation_space.shape == (7, 7, 3)
+    env = dataset.recover_environment()
+    for episode, metadata in zip(dataset, dataset.storage.get_episode_metadata(range(2)), strict=True):
+        seen = [env.reset(seed=int(metadata["seed"]))[0], *(env.step(action)[0] for action in episode.actions)]
+        np.testing.assert_array_equal([each["image"] for each in seen], episode.observations)
+
+
+def test_an_observation_key_that_is_not_there_is_refused(recipe_of, pictures):
+    text = PICTURES % ("DQN", "false", "", "replay")
+    with pytest.raises(InputError, match=r"observation_key 'pictur' is no part of Dict.*did you mean 'picture'"):
+        make_dataset(recipe_of(text.replace('"picture"', '"pictur"')))
+    with pytest.raises(InputError, match=r"observation_key 'picture' is no part of Box"):
+        make_dataset(recipe_of(text.replace("tests/Pictures-v0", "CartPole-v1")))
 
 
 # Bad input

@@ -143,7 +143,7 @@ def test_environments_that_other_processes_cannot_make_are_refused(recipe_of, mo
         gymnasium.registry, "Own-v0", gymnasium.envs.registration.EnvSpec("Own-v0", lambda: gymnasium.make(cartpole))
     )
     recipe = recipe_of(RANDOM.replace("CartPole-v1", "Own-v0"))
-    with pytest.raises(InputError, match=r"env 'Own-v0' cannot be handed to other processes .*use one job"):
+    with pytest.raises(InputError, match=r"env 'Own-v0' is registered with an object of this process.*use one job"):
         make_dataset(recipe, jobs=2)
     with pytest.raises(InputError, match="jobs 0 must be 1 or more"):
         make_dataset(recipe, jobs=0)
