@@ -39,12 +39,20 @@ def add_parser(verbs: Any) -> None:
     make = actions.add_parser(
         "make",
         help="make a dataset from a recipe",
-        description="Train behaviour policies and record them, as a TOML recipe says.",
+        description="Train behaviour policies and record them, as a TOML recipe says. Interrupted, it goes on when it is run "
+        "again. How to write a recipe, key by key: docs/recipes.md.",
     )
     make.set_defaults(run=run_make)
     make.add_argument("recipe", metavar="RECIPE", help="a name from `dtrl datasets list`, or the path of a TOML file")
     make.add_argument("--as", dest="dataset_id", metavar="ID", help="id of the dataset (default: the recipe's)")
     make.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
+    make.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that play; the dataset is the same whatever N (default: 1)",
+    )
     add_json(make)
     add_import(actions)
     add_reference(actions)
@@ -144,7 +152,10 @@ def run_make(arguments: argparse.Namespace) -> None:
     from dtrl.trajectories import describe, load_trajectories
 
     dataset = make_dataset(
-        load_recipe(arguments.recipe), dataset_id=arguments.dataset_id, overwrite=arguments.overwrite
+        load_recipe(arguments.recipe),
+        dataset_id=arguments.dataset_id,
+        overwrite=arguments.overwrite,
+        jobs=arguments.jobs,
     )
     description = describe(load_trajectories(dataset))
     print(description.text())

@@ -26,9 +26,11 @@ again, on the same machine and with the same versions.
     episodes = 10
 """
 
-from dtrl.collect.recipes import Algorithm, Behaviour, Recipe, Reference, list_recipes, load_recipe
+from dtrl.collect.making import make_dataset
+from dtrl.collect.reading import list_recipes, load_recipe
+from dtrl.collect.recipes import Algorithm, Behaviour, Recipe, Reference
 from dtrl.collect.recorder import Recorder
-from dtrl.collect.recording import make_dataset, write_minari
+from dtrl.collect.recording import write_minari
 
 __all__ = [
     "Algorithm",

@@ -1,26 +1,47 @@
-"""Recipes: the dataclasses, and TOML files read into them and checked. What needs the environment is checked in behaviour.py."""
+"""What a recipe may say, and whether it makes sense. What needs the environment is checked in behaviour.py."""
 
-import dataclasses
 import math
 import re
-import tomllib
-import types
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any
 
-from dtrl.errors import InputError, did_you_mean
+from dtrl.errors import InputError
 
+
+@dataclass(frozen=True)
+class AlgorithmKind:
+    """What is known of an algorithm without importing it."""
+
+    package: str
+    """Where the class of that name is."""
+    actions: tuple[str, ...]
+    """The action spaces that it can act in."""
+    replay: bool
+    """Whether it learns from a replay buffer."""
+
+
+SB3, CONTRIB = "stable_baselines3", "sb3_contrib"
 ALGORITHMS = {
-    "A2C": ("Discrete", "Box"),
-    "DDPG": ("Box",),
-    "DQN": ("Discrete",),
-    "PPO": ("Discrete", "Box"),
-    "SAC": ("Box",),
-    "TD3": ("Box",),
+    "A2C": AlgorithmKind(SB3, ("Discrete", "Box"), replay=False),
+    "DDPG": AlgorithmKind(SB3, ("Box",), replay=True),
+    "DQN": AlgorithmKind(SB3, ("Discrete",), replay=True),
+    "PPO": AlgorithmKind(SB3, ("Discrete", "Box"), replay=False),
+    "QRDQN": AlgorithmKind(CONTRIB, ("Discrete",), replay=True),
+    "SAC": AlgorithmKind(SB3, ("Box",), replay=True),
+    "TD3": AlgorithmKind(SB3, ("Box",), replay=True),
+    "TQC": AlgorithmKind(CONTRIB, ("Box",), replay=True),
+    "TRPO": AlgorithmKind(CONTRIB, ("Discrete", "Box"), replay=False),
 }
-"""The Stable-Baselines3 algorithms that a recipe may train, and the action spaces each can act in."""
-POLICIES = ("random", "checkpoint", "demonstrator")
+"""The algorithms that a recipe may train; those of sb3_contrib need the extra `contrib`."""
+POLICIES = {
+    "random": "uniform over the action space",
+    "checkpoint": "a copy of the trained policy",
+    "replay": "nothing is played: the episodes of training that are in the replay buffer",
+    "file": "a policy of plain arrays (.npz), or one saved by Stable-Baselines3 (.zip)",
+    "demonstrator": "the `demonstrate()` of an environment of dtrl",
+}
+"""Where the actions of a behaviour come from."""
 DATASET_ID = re.compile(r"([\w-]{2,}/)*[\w-]+-v\d+", re.ASCII)
 """Minari's form; it refuses a namespace of one letter only after having made a folder for it."""
 
@@ -38,8 +59,11 @@ class Algorithm:
     trained policy."""
     envs: int = 1
     """Environments that are stepped side by side during training."""
+    normalize: bool = False
+    """Train on observations and rewards normalised by a running mean and variance (VecNormalize); checkpoints keep those of observations."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the algorithm's constructor, such as n_steps."""
+    """Arguments of the algorithm's constructor, such as n_steps, as data: action_noise is the σ of Gaussian noise, activation_fn in policy_kwargs is
+    "relu" or "tanh", and learning_rate and clip_range may be "lin_0.001", which falls to 0 over the training."""
 
 
 @dataclass(frozen=True)
@@ -47,28 +71,47 @@ class Behaviour:
     """A policy and the episodes it plays."""
 
     policy: str
-    """random: uniform over the action space; checkpoint: a copy of the trained policy; demonstrator: the `demonstrate()` of the
-    environment."""
-    episodes: int
-    """Episodes to record."""
+    """One of POLICIES."""
+    episodes: int | None = None
+    """Episodes to record; of a replay buffer all are."""
     checkpoint: int | None = None
-    """Which copy: one of the algorithm's `checkpoints`, in steps of training."""
+    """Which copy, or up to which step the buffer: one of the algorithm's `checkpoints`, in steps of training."""
+    path: str | None = None
+    """File of the policy, from the folder of the recipe."""
+    snapshot: str | None = None
+    """Which of the policies of an .npz file that holds several."""
+    normalize: str | None = None
+    """File of the statistics of a VecNormalize (.npz or .json), for a .zip."""
     deterministic: bool = False
-    """Take the checkpoint's most likely action instead of drawing one."""
+    """Take the most likely action instead of drawing one."""
+    temperature: float | None = None
+    """By which logits are divided and σ is multiplied; with Q-values, of softmax(Q / temperature) instead of the best action."""
     epsilon: float = 0.0
-    """Probability of a uniformly random action instead of the policy's; Discrete actions only."""
+    """Probability of a uniformly random action instead of the policy's."""
     noise: float = 0.0
     """Standard deviation of the Gaussian noise added to an action, in halves of the action's range; Box actions only. The sum is
     clipped to the range."""
 
     @property
-    def name(self) -> str:
-        """What the dataset's metadata call it, as in "checkpoint 4000, epsilon 0.1"."""
-        parts = [self.policy if self.checkpoint is None else f"checkpoint {self.checkpoint}"]
-        parts += ["deterministic"] if self.deterministic else []
+    def source(self) -> str:
+        """The policy without its noise, as in "checkpoint 4000"."""
+        if self.policy == "file":
+            return " ".join(filter(None, [Path(self.path or "").stem, self.snapshot]))
+        return self.policy if self.checkpoint is None else f"{self.policy} {self.checkpoint}"
+
+    @property
+    def disturbance(self) -> str:
+        """How actions differ from those of the policy as it is, as in "epsilon 0.1"; empty if they don't."""
+        parts = ["deterministic"] if self.deterministic else []
+        parts += [f"temperature {self.temperature:g}"] if self.temperature is not None else []
         parts += [f"epsilon {self.epsilon:g}"] if self.epsilon else []
         parts += [f"noise {self.noise:g}"] if self.noise else []
         return ", ".join(parts)
+
+    @property
+    def name(self) -> str:
+        """What the dataset's metadata call it, as in "checkpoint 4000, epsilon 0.1"."""
+        return ", ".join(filter(None, [self.source, self.disturbance]))
 
 
 @dataclass(frozen=True)
@@ -97,81 +140,16 @@ class Recipe:
     """In the order in which their episodes stand in the dataset."""
     algorithm: Algorithm | None = None
     """What the checkpoints are copies of."""
+    env_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of gymnasium.make, such as max_episode_steps."""
+    observation_key: str | None = None
+    """Of Dict observations, the part that policies see and the dataset holds."""
     reference: Reference | None = None
     """Stored as Minari's ref_min_score and ref_max_score."""
     source: str = "the recipe"
-    """The file it was read from, which error messages name; not a field of the file."""
-
-
-def list_recipes() -> dict[str, Path]:
-    """Names of the recipes that come with dtrl, and their files."""
-    # In an install datasets/ lies in the package, in a checkout beside it. Not importlib.resources: in an editable install it
-    # does not find a folder that has no Python file.
-    package = Path(__file__).parent.parent
-    for folder in (package / "datasets", package.parent / "datasets"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    return {}
-
-
-def load_recipe(name_or_path: str | Path) -> Recipe:
-    """The recipe of that name, or in that .toml file. InputError for an unknown name and for any mistake in the file."""
-    recipes = list_recipes()
-    path = recipes.get(str(name_or_path), Path(name_or_path))
-    if path.suffix != ".toml":
-        raise InputError(f"there is no recipe {str(name_or_path)!r}; {did_you_mean(str(name_or_path), list(recipes))}")
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"recipe {path} cannot be read ({error.strerror}); the recipes of dtrl are {', '.join(recipes)}."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a TOML file: {error}; correct it there.") from error
-    recipe = build(Recipe, table, str(path))
-    recipe = dataclasses.replace(recipe, source=str(path))
-    check_recipe(recipe)
-    return recipe
-
-
-Part = TypeVar("Part", Algorithm, Behaviour, Reference, Recipe)
-TYPE_NAMES = {
-    bool: "true or false",
-    dict: "a table",
-    float: "a number",
-    int: "an integer",
-    str: "a text",
-    tuple: "a list",
-}
-
-
-def build(kind: type[Part], table: dict[str, Any], where: str) -> Part:
-    """A dataclass from its TOML table; unknown and missing fields and values of another type are refused."""
-    known = {f.name: f for f in dataclasses.fields(kind) if f.name != "source"}
-    values = {}
-    for name, value in table.items():
-        if name not in known:
-            raise InputError(f"{where}: there is no field {name!r}; {did_you_mean(name, list(known))}")
-        values[name] = checked(known[name].type, value, f"{where}: {name}")
-    for name, f in known.items():
-        if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
-            raise InputError(f"{where}: the field {name!r} is missing; add it.")
-    return kind(**values)
-
-
-def checked(annotation: Any, value: Any, where: str) -> Any:
-    """A TOML value as the type that a dataclass field declares."""
-    wanted = get_args(annotation)[0] if isinstance(annotation, types.UnionType) else annotation
-    plain = get_origin(wanted) or wanted
-    toml_type = dict if dataclasses.is_dataclass(plain) else plain
-    if plain is float and type(value) is int:
-        value = float(value)
-    if plain is tuple and type(value) is list:
-        item_type = get_args(wanted)[0]
-        return tuple(checked(item_type, item, f"{where} {number}") for number, item in enumerate(value, 1))
-    if type(value) is not toml_type:
-        raise InputError(f"{where} is {value!r}; {TYPE_NAMES[toml_type]} is expected.")
-    return build(plain, value, where) if dataclasses.is_dataclass(plain) else value  # type: ignore[type-var, arg-type]
+    """The file it was read from, which error messages name and from which paths go; not a field of the file."""
+    text: str | None = None
+    """The text of that file."""
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -205,26 +183,82 @@ def check_algorithm(algorithm: Algorithm, where: str) -> None:
         )
 
 
+OF_POLICIES = {
+    "episodes": ("random", "checkpoint", "file", "demonstrator"),
+    "checkpoint": ("checkpoint", "replay"),
+    "path": ("file",),
+    "snapshot": ("file",),
+    "normalize": ("file",),
+    "deterministic": ("checkpoint", "file"),
+    "temperature": ("checkpoint", "file"),
+    "epsilon": ("checkpoint", "file", "demonstrator"),
+    "noise": ("checkpoint", "file", "demonstrator"),
+}
+"""The policies to which a field means something."""
+
+
 def check_behaviour(behaviour: Behaviour, algorithm: Algorithm | None, where: str) -> None:
-    if behaviour.policy not in POLICIES:
-        raise InputError(f"{where}: policy {behaviour.policy!r} is unknown; use one of {', '.join(POLICIES)}.")
-    if behaviour.episodes < 1:
+    policy = behaviour.policy
+    if policy not in POLICIES:
+        raise InputError(f"{where}: policy {policy!r} is unknown; use one of {', '.join(POLICIES)}.")
+    for name, policies in OF_POLICIES.items():
+        if getattr(behaviour, name) not in (None, False, 0) and policy not in policies:
+            raise InputError(
+                f"{where}: {name} means nothing to policy {policy}; leave it out, or use {' or '.join(policies)}."
+            )
+    if policy in ("checkpoint", "replay"):
+        check_copy(behaviour, algorithm, where)
+    if policy != "replay" and (behaviour.episodes is None or behaviour.episodes < 1):
         raise InputError(f"{where}: episodes {behaviour.episodes} must be 1 or more; or leave the behaviour out.")
     if not 0 <= behaviour.epsilon <= 1:
         raise InputError(f"{where}: epsilon {behaviour.epsilon:g} is no probability; choose a number from 0 to 1.")
     if not (behaviour.noise >= 0 and math.isfinite(behaviour.noise)):
         raise InputError(f"{where}: noise {behaviour.noise:g} must be 0 or a positive number of half action ranges.")
-    if behaviour.policy == "random" and (behaviour.epsilon or behaviour.noise):
-        raise InputError(f"{where}: policy random is random already; leave epsilon and noise out.")
-    if behaviour.policy != "checkpoint" and (behaviour.checkpoint is not None or behaviour.deterministic):
-        raise InputError(f"{where}: checkpoint and deterministic need policy 'checkpoint', not {behaviour.policy!r}.")
+    if behaviour.temperature is not None and not (behaviour.temperature > 0 and math.isfinite(behaviour.temperature)):
+        raise InputError(
+            f"{where}: temperature {behaviour.temperature:g} must be positive; deterministic = true is the limit of 0."
+        )
+    if behaviour.deterministic and behaviour.temperature is not None:
+        raise InputError(f"{where}: a deterministic policy has no temperature; leave one of the two out.")
+    if policy == "file":
+        check_file(behaviour, where)
+
+
+def check_file(behaviour: Behaviour, where: str) -> None:
+    kind = Path(behaviour.path or "").suffix
+    if kind not in (".npz", ".zip"):
+        raise InputError(
+            f"{where}: path {behaviour.path!r} ends neither in .npz (plain arrays) nor in .zip (Stable-Baselines3); name such a file."
+        )
+    if (kind == ".npz" and behaviour.normalize) or (kind == ".zip" and behaviour.snapshot):
+        raise InputError(
+            f"{where}: normalize belongs to a .zip and snapshot to an .npz; leave it out for {behaviour.path!r}."
+        )
+
+
+def check_copy(behaviour: Behaviour, algorithm: Algorithm | None, where: str) -> None:
+    if not algorithm:
+        raise InputError(
+            f"{where}: policy {behaviour.policy!r} needs an [algorithm] table that says what is trained; add one."
+        )
+    if behaviour.checkpoint not in algorithm.checkpoints:
+        kept = list(algorithm.checkpoints)
+        raise InputError(
+            f"{where}: checkpoint {behaviour.checkpoint} is not kept; choose one of algorithm.checkpoints {kept}."
+        )
     if behaviour.policy == "checkpoint":
-        kept = algorithm.checkpoints if algorithm else ()
-        if not algorithm:
+        if algorithm.options.get("use_sde") and not behaviour.deterministic:
             raise InputError(
-                f"{where}: policy 'checkpoint' needs an [algorithm] table that says what is trained; add one."
+                f"{where}: state-dependent noise (use_sde) is not reproduced; set deterministic = true, and noise if you like."
             )
-        if behaviour.checkpoint not in kept:
-            raise InputError(
-                f"{where}: checkpoint {behaviour.checkpoint} is not kept; choose one of algorithm.checkpoints {list(kept)}."
-            )
+        return
+    if not ALGORITHMS[algorithm.name].replay:
+        able = [name for name, kind in ALGORITHMS.items() if kind.replay]
+        raise InputError(f"{where}: {algorithm.name} has no replay buffer; train one of {', '.join(able)}.")
+    kwargs = algorithm.options.get("replay_buffer_kwargs")
+    timeouts = kwargs.get("handle_timeout_termination", True) if isinstance(kwargs, dict) else True
+    if algorithm.options.get("optimize_memory_usage") or not timeouts:
+        raise InputError(
+            f"{where}: with optimize_memory_usage, or without handle_timeout_termination, the replay buffer does not tell a timeout from a termination; "
+            "leave them out of algorithm.options."
+        )

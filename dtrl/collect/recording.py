@@ -1,4 +1,4 @@
-"""Episodes to Minari datasets: played as a recipe says, or taken from trajectories. A dataset is written whole or not at all."""
+"""Episodes to Minari datasets: as a recipe had them played, or taken from trajectories. A dataset is written whole or not at all."""
 
 import dataclasses
 import json
@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 
-from dtrl.collect.behaviour import actor, check_environment, one_thread, play, train
-from dtrl.collect.recipes import DATASET_ID, Recipe, check_recipe
+from dtrl.collect.environments import OnePart, make_environment
+from dtrl.collect.episodes import count_of, from_file
+from dtrl.collect.playing import files_of
+from dtrl.collect.provenance import algorithm_name, dataset_provenance, description, episode_provenance
+from dtrl.collect.recipes import DATASET_ID, Recipe
 from dtrl.errors import InputError
 from dtrl.spaces import NO_CHARACTER, Leaf, check_space, flatten, leaves, unflatten
 
@@ -23,31 +26,6 @@ if TYPE_CHECKING:
     from minari.data_collector import EpisodeBuffer
 
     from dtrl.trajectories import Trajectories
-
-
-def make_dataset(
-    recipe: Recipe, *, dataset_id: str | None = None, overwrite: bool = False, progress: bool = True
-) -> str:
-    """Train the recipe's algorithm, play its behaviours, write the Minari dataset and return its id.
-
-    The dataset lies in Minari's folder (MINARI_DATASETS_PATH). A run that fails or is interrupted leaves nothing there, and with
-    `overwrite` a dataset that exists is replaced only when the new one is complete. `progress` shows bars on a terminal. As
-    Stable-Baselines3 does, this seeds the global generators of torch, numpy and random.
-
-    InputError if the dataset exists, or if environment, algorithm and behaviours do not go together."""
-    check_recipe(recipe)
-    dataset_id = dataset_id or recipe.id
-    check_target(dataset_id, overwrite)
-    check_environment(recipe)
-    with one_thread():
-        model, checkpoints = train(recipe, recipe.algorithm, progress) if recipe.algorithm else (None, {})
-        episodes = []
-        for index, behaviour in enumerate(recipe.behaviour):
-            if model is not None and behaviour.checkpoint is not None:
-                model.policy.load_state_dict(checkpoints[behaviour.checkpoint])
-            episodes += play(recipe, index, actor(behaviour, model), progress)
-    write_whole(dataset_id, lambda: write_recipe(recipe, episodes, dataset_id))
-    return dataset_id
 
 
 def write_minari(
@@ -90,14 +68,16 @@ def check_target(dataset_id: str, overwrite: bool) -> None:
         raise InputError(f"the dataset {dataset_id} exists in {target}; ask to overwrite it, or choose another id.")
 
 
-def write_whole(dataset_id: str, write: Callable[[], None]) -> None:
-    """Have `write` make the dataset aside, and move it into place when it is complete."""
+def write_whole(dataset_id: str, write: Callable[[], None], folder: Path | None = None) -> None:
+    """Have `write` make the dataset aside, in `folder` or in Minari's, and move it into place when it is complete."""
     from minari.namespace import create_namespace, list_local_namespaces
     from minari.storage import get_dataset_path
 
     target, namespace = get_dataset_path(dataset_id), dataset_id.rpartition("/")[0]
     # Minari skips folders whose name begins with a dot.
-    with tempfile.TemporaryDirectory(prefix=".dtrl-", dir=get_dataset_path()) as aside:
+    with tempfile.TemporaryDirectory(
+        prefix="writing-" if folder else ".dtrl-", dir=folder or get_dataset_path()
+    ) as aside:
         with minari_folder(aside):
             write()
         if namespace and namespace not in list_local_namespaces():
@@ -132,31 +112,30 @@ def create(dataset_id: str, episodes: "Iterable[EpisodeBuffer]", **metadata: Any
         return minari.create_dataset_from_buffers(dataset_id, episodes, jpeg_encoding=False, **metadata)
 
 
-def write_recipe(recipe: Recipe, episodes: "list[EpisodeBuffer]", dataset_id: str) -> None:
-    summary = "; ".join(f"{behaviour.episodes} episodes of {behaviour.name}" for behaviour in recipe.behaviour)
+def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
+    """The dataset of the episodes in the folder, which are read one file after the other."""
+    from minari.data_collector import EpisodeBuffer
+
+    files = files_of(folder, recipe)
+    counts = [sum(count_of(file) for file in some) for some in files]
+    if not sum(counts):
+        raise InputError(f"{recipe.source}: no episode had ended where the replay buffer was taken; train for longer.")
+    env = make_environment(recipe)
+    registered = env.env if isinstance(env, OnePart) else env  # Minari can't store the wrapper
     dataset = create(
         dataset_id,
-        episodes,
-        env=recipe.env,
-        eval_env=recipe.env,
+        (EpisodeBuffer(**vars(episode)) for some in files for file in some for episode in from_file(file)),
+        env=registered,
+        eval_env=registered.spec,
+        observation_space=env.observation_space,
         algorithm_name=algorithm_name(recipe),
-        description=f"{recipe.description} Seed {recipe.seed}: {summary}.",
+        description=description(recipe, counts),
         ref_min_score=recipe.reference.random if recipe.reference else None,
         ref_max_score=recipe.reference.expert if recipe.reference else None,
     )
-    recipe_fields = dataclasses.asdict(dataclasses.replace(recipe, source=Path(recipe.source).name))
-    dataset.storage.update_metadata({"recipe": recipe_fields})
-    dataset.storage.update_episode_metadata(
-        [{"behaviour": b.name} for b in recipe.behaviour for _ in range(b.episodes)]
-    )
-
-
-def algorithm_name(recipe: Recipe) -> str:
-    from importlib.metadata import version
-
-    if recipe.algorithm is None:
-        return ", ".join(dict.fromkeys(behaviour.name for behaviour in recipe.behaviour))
-    return f"{recipe.algorithm.name} of stable_baselines3 {version('stable_baselines3')}"
+    env.close()
+    dataset.storage.update_metadata(dataset_provenance(recipe))
+    dataset.storage.update_episode_metadata(episode_provenance(recipe, counts))
 
 
 def write_trajectories(trajectories: "Trajectories", dataset_id: str, description: str, algorithm: str) -> None:

@@ -1,0 +1,102 @@
+"""Where a dataset comes from, as its metadata tell it, and what would have to be equal for it to come out the same."""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import tomllib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import dtrl
+from dtrl.collect.environments import environment_spec
+from dtrl.collect.reading import build
+from dtrl.collect.recipes import ALGORITHMS, Recipe
+
+SIMULATORS = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "Box2D", "minigrid": "minigrid"}
+"""How the entry point of an environment begins, and the package that moves it."""
+
+
+def fields_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's fields, as its file has them."""
+    table = dataclasses.asdict(recipe)
+    return {name: value for name, value in table.items() if name not in ("source", "text")}
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """A hash of all that decides the episodes: the recipe's fields, the files it names, and the versions of what runs."""
+    parts = [
+        fields_of(dataclasses.replace(recipe, description="", reference=None)),
+        file_hashes(recipe),
+        versions(recipe),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def text_hash(recipe: Recipe) -> str | None:
+    """SHA-256 of the text of the recipe's file; None for a recipe that was made or changed in Python."""
+    if recipe.text is None or fields_of(build(Recipe, tomllib.loads(recipe.text), "")) != fields_of(recipe):
+        return None
+    return hashlib.sha256(recipe.text.encode()).hexdigest()
+
+
+def file_hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of the files that behaviours name."""
+    names = [name for b in recipe.behaviour for name in (b.path, b.normalize) if name is not None]
+    folder = Path(recipe.source).parent
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+
+
+def versions(recipe: Recipe) -> dict[str, str]:
+    """Versions of the packages that decide the episodes."""
+    names = ["gymnasium", "numpy"]
+    entry_point = str(environment_spec(recipe).entry_point)
+    names += [name for beginning, name in SIMULATORS.items() if entry_point.startswith(beginning)]
+    if recipe.algorithm:
+        names += ["torch", "stable_baselines3", ALGORITHMS[recipe.algorithm.name].package]
+    return {"dtrl": dtrl.__version__, "python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def dataset_provenance(recipe: Recipe) -> dict[str, Any]:
+    """What the metadata of a dataset tell beside Minari's own fields; values that JSON has."""
+    found: dict[str, Any] = {
+        "recipe": fields_of(recipe),
+        "recipe_file": Path(recipe.source).name,
+        "recipe_sha256": text_hash(recipe),
+        "versions": versions(recipe),
+        "policy_files": file_hashes(recipe),
+    }
+    if recipe.algorithm:
+        from dtrl.collect.training import settings
+
+        found["algorithm"] = dataclasses.asdict(recipe.algorithm) | {
+            "options": settings(recipe.algorithm.name, recipe.source) | recipe.algorithm.options,
+            "policy": "MlpPolicy",
+            "device": "cpu",
+            "seed": recipe.seed,
+        }
+    return dict(json.loads(json.dumps(found, default=str)))
+
+
+def episode_provenance(recipe: Recipe, counts: Sequence[int]) -> list[dict[str, str]]:
+    """What is stored with each episode; its seed is there already. `counts` are the episodes of each behaviour."""
+    return [
+        {"behaviour": behaviour.name, "policy": behaviour.source, "noise": behaviour.disturbance or "none"}
+        for behaviour, count in zip(recipe.behaviour, counts, strict=True)
+        for _ in range(count)
+    ]
+
+
+def description(recipe: Recipe, counts: Sequence[int]) -> str:
+    parts = [f"{count} episodes of {b.name}" for b, count in zip(recipe.behaviour, counts, strict=True)]
+    return f"{recipe.description} Seed {recipe.seed}: {'; '.join(parts)}."
+
+
+def algorithm_name(recipe: Recipe) -> str:
+    """Minari's field of that name."""
+    if recipe.algorithm is None:
+        return ", ".join(dict.fromkeys(behaviour.name for behaviour in recipe.behaviour))
+    package = ALGORITHMS[recipe.algorithm.name].package
+    return f"{recipe.algorithm.name} of {package} {version(package)}"
