@@ -42,8 +42,10 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
     if "max_episode_steps" in spec and spec["max_episode_steps"] is not None:
         kwargs["max_episode_steps"] = spec["max_episode_steps"]
     kwargs.pop("render_mode", None)
+    if render_mode is not None:  # an environment that draws nothing need not know the word
+        kwargs["render_mode"] = render_mode
     try:
-        return gymnasium.make(name, render_mode=render_mode, **kwargs)
+        return gymnasium.make(name, **kwargs)
     except Exception as error:
         raise InputError(
             f"environment {name} cannot be made ({type(error).__name__}: {' '.join(str(error).split())})."

@@ -1,5 +1,7 @@
 """Delayed reward, as a wrapper and by an id: the same episodes, with the return at their end."""
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -78,3 +80,4 @@ def test_options_and_pictures_go_through():
 def test_an_id_that_is_not_registered_is_refused_and_no_module_imported_for_it(env_id):
     with pytest.raises(ValueError, match=f"env_id '{env_id}' is not registered"):
         gymnasium.make("dtrl/DelayedReward-v0", env_id=env_id)
+    assert not {"this", "antigravity"} & set(sys.modules)
