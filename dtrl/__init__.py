@@ -36,7 +36,11 @@ if (Path(__file__).parent.parent / "setup.cfg").is_file():
 
 # Minari writes the entry point into every dataset that is recorded, so a line here may be added but never changed.
 ENVIRONMENTS = {
+    "dtrl/Corridor-v0": "dtrl.envs.corridor:Corridor",
+    "dtrl/DarkRoom-v0": "dtrl.envs.dark_room:DarkRoom",
+    "dtrl/DelayedReward-v0": "dtrl.envs.delayed_reward:DelayedRewardEnv",
     "dtrl/KeyToDoor-v0": "dtrl.envs.key_to_door:KeyToDoor",
+    "dtrl/Stitch-v0": "dtrl.envs.stitch:Stitch",
 }
 
 for _id, _entry_point in ENVIRONMENTS.items():

@@ -50,7 +50,7 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
     if "max_episode_steps" in spec and spec["max_episode_steps"] is not None:
         kwargs["max_episode_steps"] = spec["max_episode_steps"]
     kwargs.pop("render_mode", None)
-    if render_mode is not None:  # an environment of somebody's own need not know of it
+    if render_mode is not None:  # an environment that draws nothing need not know the word
         kwargs["render_mode"] = render_mode
     try:
         return gymnasium.make(name, **kwargs)

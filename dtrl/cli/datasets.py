@@ -34,6 +34,12 @@ def add_parser(verbs: Any) -> None:
         metavar="INT",
         help="length of the timestep table that a model will have (default: the env's limit)",
     )
+    show.add_argument(
+        "--plots",
+        type=Path,
+        metavar="DIR",
+        help="also draw returns and lengths, actions, coverage and quality over the episodes, as PNGs in DIR",
+    )
     add_json(show)
     add_flags(show, DataConfig, "data")
     make = actions.add_parser(
@@ -142,9 +148,17 @@ def run_list(arguments: argparse.Namespace) -> None:
 def run_show(arguments: argparse.Namespace) -> None:
     from dtrl.trajectories import describe, load_trajectories
 
-    description = describe(load_trajectories(arguments.dataset, **given(arguments, DataConfig)), arguments.max_timestep)
+    trajectories = load_trajectories(arguments.dataset, **given(arguments, DataConfig))
+    description = describe(trajectories, arguments.max_timestep)
     print(description.text())
-    write_json(arguments.json, description.to_dict())
+    result = description.to_dict()
+    if arguments.plots is not None:
+        from dtrl.evaluation.dataset_plots import save_dataset_plots
+
+        result["plots"] = [str(path) for path in save_dataset_plots(trajectories, arguments.plots)]
+        for path in result["plots"]:
+            print(f"  plot: {path}")
+    write_json(arguments.json, result)
 
 
 def run_make(arguments: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ def calibration_figure(report: Report, data_returns: Values | None = None) -> "F
     it has never seen. With a reference, the right axis is the normalised score."""
     if not report.targets:
         raise InputError("a report without targets cannot be drawn; evaluate at least one target return.")
-    figure = _figure(height=4.8 if data_returns is None else 5.6)
+    figure = new_figure(height=4.8 if data_returns is None else 5.6)
     if data_returns is None:
         axes = figure.add_subplot()
         lowest = axes
@@ -63,7 +63,7 @@ def sweep_figure(history: Sequence[tuple[int, Report]]) -> "Figure":
     asked = sorted({t.target_return for _, report in history for t in report.targets})
     if not asked:
         raise InputError("an empty history cannot be drawn; give at least one (update, report) with a target.")
-    figure = _figure(height=4.8)
+    figure = new_figure(height=4.8)
     axes = figure.add_subplot()
     colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(asked)))  # the last yellow is too pale on white
     markers = "osD^vPX*"
@@ -76,7 +76,7 @@ def sweep_figure(history: Sequence[tuple[int, Report]]) -> "Figure":
         axes.fill_between(update, low, high, color=colours[i], alpha=0.15, linewidth=0)
         axes.plot(
             update, mean, color=colours[i], linewidth=1.8, marker=markers[i % len(markers)], markersize=4.5,
-            markeredgecolor="white", markeredgewidth=0.6, label=_number(target),
+            markeredgecolor="white", markeredgewidth=0.6, label=readable(target),
         )  # fmt: skip
     axes.set(xlabel="gradient updates", ylabel="return achieved")
     _dress(axes, history[-1][1])
@@ -90,7 +90,7 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str]) -> None:
     write_atomically(path, lambda stream: figure.savefig(stream, format="png", dpi=DOTS_PER_INCH))
 
 
-def _figure(height: float) -> "Figure":
+def new_figure(height: float) -> "Figure":
     """An empty figure, 6.4 inches wide and `height` inches high, that Agg draws and that leaves room for its labels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -101,7 +101,7 @@ def _figure(height: float) -> "Figure":
 
 
 def _dress(axes: "Axes", report: Report) -> None:
-    """What both figures share: a heading, a light grid, no box, readable numbers."""
+    """What both figures share: a heading over plain axes."""
     plural = "" if report.episodes == 1 else "s"
     axes.set_title(report.env or "evaluation", loc="left", fontsize=13, fontweight="bold", pad=22)
     facts = [
@@ -113,14 +113,19 @@ def _dress(axes: "Axes", report: Report) -> None:
         " · ".join(fact for fact in facts if fact), xy=(0, 1), xycoords="axes fraction", xytext=(0, 7),
         textcoords="offset points", fontsize=9, color=DARK,
     )  # fmt: skip
+    plain_axes(axes)
+
+
+def plain_axes(axes: "Axes") -> None:
+    """A light grid, no box, readable numbers."""
     axes.grid(color=LIGHT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(lambda value, _: _number(value))
+        axis.set_major_formatter(lambda value, _: readable(value))
 
 
-def _number(value: float) -> str:
+def readable(value: float) -> str:
     return f"{value:,.6g}".replace("-", "−")
 
 

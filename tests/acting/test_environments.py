@@ -5,6 +5,7 @@ import sys
 
 import gymnasium
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 from dtrl.acting.environments import environment_id, make_environment
 from dtrl.errors import InputError
@@ -74,6 +75,16 @@ def test_another_entry_point_is_refused_and_not_run(evil):
         InputError, match=rf"'{module}:make' as the code of CartPole-v1, .* registered here is 'gymnasium\.[^\n]+\.$"
     ):
         make_environment(spec_of(entry_point=f"{module}:make"))
+
+
+def test_an_environment_that_has_no_word_for_rendering_is_made(monkeypatch):
+    class Plain(gymnasium.Env):
+        observation_space = action_space = gymnasium.spaces.Discrete(2)
+
+    monkeypatch.setitem(gymnasium.registry, "TestPlain-v0", EnvSpec("TestPlain-v0", Plain))
+    assert isinstance(make_environment("TestPlain-v0").unwrapped, Plain)
+    with pytest.raises(InputError, match="TestPlain-v0 cannot be made"):
+        make_environment("TestPlain-v0", render_mode="rgb_array")
 
 
 def test_an_id_that_names_a_module_is_refused_and_not_imported(evil):
