@@ -12,9 +12,7 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "evaluate",
         help="ask a policy for returns and measure what it achieves",
-        description="Play episodes for each target return, all at once, and print asked against achieved with 95 % intervals.".replace(
-            "%", "%%"
-        ),
+        description="Play episodes for each target return, all at once, and print asked against achieved with 95 % intervals.",
     )
     parser.set_defaults(run=run)
     parser.add_argument("policy", metavar="RUN", help="a run directory, a checkpoint's folder, or a saved policy")

@@ -51,16 +51,6 @@ def test_the_step_limit_of_the_data_is_kept():
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
 
 
-def test_an_environment_that_knows_no_render_mode_is_made(monkeypatch):
-    class Plain(gymnasium.Env):
-        def __init__(self):
-            self.observation_space = self.action_space = gymnasium.spaces.Discrete(2)
-
-    spec = gymnasium.envs.registration.EnvSpec("tests/Plain-v0", entry_point=Plain)
-    monkeypatch.setitem(gymnasium.registry, "tests/Plain-v0", spec)
-    assert isinstance(make_environment("tests/Plain-v0").unwrapped, Plain)
-
-
 def test_keyword_arguments_of_the_data_are_kept_and_its_render_mode_is_not():
     spec = json.loads(gymnasium.spec("Pendulum-v1").to_json()) | {"kwargs": {"g": 2.0, "render_mode": "human"}}
     env = make_environment(json.dumps(spec))
