@@ -110,6 +110,7 @@ def test_what_was_given_stays(random_trajectories):
         context_length=3,
         timestep_embedding=False,
         attention="banded",
+        goal="",
     )
     assert resolve(given, random_trajectories([9, 30])) == given
 

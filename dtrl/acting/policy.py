@@ -199,7 +199,12 @@ class Policy:
             for leaf, name in self._acting:
                 tokens = choose(distributions[name], GREEDY if deterministic else self.sampling, state.generators)
                 state.actions[leaf.path] = self.to_actions(tokens, leaf, name)
-        actions = {path: values[0] for path, values in state.actions.items()} if single else dict(state.actions)
+        actions = dict(state.actions)
+        if single:  # a number of a Box stays an array, without axes: the space asks for one
+            actions = {
+                leaf.path: actions[leaf.path][0, ...] if isinstance(leaf.space, spaces.Box) else actions[leaf.path][0]
+                for leaf, _ in self._acting
+            }
         return unflatten(self.action_space, actions), state
 
     def advance(self, state: PolicyState, first: npt.NDArray[np.bool_]) -> None:

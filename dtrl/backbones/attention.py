@@ -22,6 +22,8 @@ ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
 FEW_TOKENS = 8
 """Up to so many tokens in a batch, leaving out those that nobody reads costs more than computing them."""
+MANY_ROWS, SHORT = 16, 32
+"""From so many rows on, each with at most so many new tokens, batched matrix products are faster on the CPU than torch's attention kernel."""
 
 
 class Transformer(Backbone):
@@ -246,7 +248,9 @@ def initialize(module: nn.Module, layers: int) -> None:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:
     """softmax(q·kᵀ / √(D/H)) v over the visible keys, with dropout of the weights; fewer key heads than query heads are shared evenly."""
     grouped = key.shape[1] != query.shape[1]
-    if rate == 0:
+    rows, _, tokens, _ = query.shape
+    acting = rows >= MANY_ROWS and tokens <= SHORT and query.device.type == "cpu" and not torch.is_grad_enabled()
+    if rate == 0 and not acting:
         return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)
     if grouped:
         key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))

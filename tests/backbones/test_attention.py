@@ -76,11 +76,16 @@ def softmax_by_hand(query, key, value, mask):
     return out
 
 
-@pytest.fixture(params=["evaluation", "training"])
+@pytest.fixture(params=["evaluation", "training", "acting"])
 def rate(request, monkeypatch):
-    """Both ways through `attend`; in training the weights pass through dropout, which here drops nothing."""
+    """All ways through `attend`; in training the weights pass through dropout, which here drops nothing."""
+    if request.param == "acting":
+        monkeypatch.setattr(attention, "MANY_ROWS", 1)
+        with torch.no_grad():
+            yield 0.0
+        return
     monkeypatch.setattr(attention, "dropout", lambda x, rate: x)
-    return 0.0 if request.param == "evaluation" else 0.5
+    yield 0.0 if request.param == "evaluation" else 0.5
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
