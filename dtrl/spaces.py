@@ -177,7 +177,7 @@ def numbers_of(space: Space, value: Any) -> Array:
 def text_ids(space: spaces.Text, text: Any) -> Array:
     """(max_length,) ids of a text's characters. Raises InputError for a text that is too long, or a character outside the charset."""
     text = text.decode() if isinstance(text, bytes) else str(text)
-    number = {character: i + 1 for i, character in enumerate(space.character_list)}
+    number = {character: i + 1 for i, character in enumerate(sorted(space.characters))}
     if len(text) > space.max_length or not set(text) <= number.keys():
         raise InputError(f"the text {text[:60]!r} does not fit {space}; widen its max_length or its charset.")
     ids = np.full(space.max_length, NO_CHARACTER, dtype=np.int64)
@@ -194,21 +194,25 @@ def batch_of(observation: Any, space: Space) -> tuple[dict[str, Array], bool]:
             f"observation is a {type(observation).__name__}, and the policy's space is {space}; "
             "Gymnasium's reset returns (observation, info): pass only the first."
         )
-    out, single = {}, False
+    out, singles = {}, set()
     parts = flatten(space, observation)
     for leaf in leaves(space):
-        values, single = batch_of_leaf(parts[leaf.path], leaf.space)
-        out[leaf.path] = values
+        out[leaf.path], single = batch_of_leaf(parts[leaf.path], leaf.space)
+        singles.add(single)
     sizes = {len(values) for values in out.values()}
+    if len(singles) != 1:
+        raise InputError("some parts of the observation are single values and some are batches; give all of one kind.")
     if len(sizes) != 1:
         raise InputError(f"the parts of the observations are for {sorted(sizes)} environments; give all of one size.")
-    return out, single
+    return out, singles.pop()
 
 
 def batch_of_leaf(observation: Any, space: Space) -> tuple[Array, bool]:
     shape, dtype = column_layout(space)
     try:
         values = numbers_of(space, observation).astype(dtype, casting="same_kind", copy=False)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(
             f"observation {str(observation)[:80]!r} does not fit {space} ({error}); give an array of its numbers."

@@ -346,3 +346,56 @@ def test_a_recorder_keeps_every_part_of_what_it_saw(tmp_path):
     for step, action in enumerate(acted):
         for part, column in zip(action, data.actions, strict=True):
             np.testing.assert_array_equal(column[step], part)
+
+
+class Ending(gymnasium.Env):
+    """Its resets give no mask, and the mask of its last step allows nothing."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(2, 5))
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(2, np.float32), 1.0, self.left == 0, False, {"action_mask": np.full(3, self.left > 0)}
+
+
+@pytest.mark.parametrize("mode", list(gymnasium.vector.AutoresetMode))
+def test_the_mask_of_an_end_does_not_reach_the_next_episode(mode):
+    policy = dtrl.train(sampled(Ending.observation_space, Ending.action_space), **TINY)
+    vector = gymnasium.vector.SyncVectorEnv([Ending] * 3, autoreset_mode=mode)
+    played = dtrl.rollout(policy, vector, [dtrl.acting.Episode(3.0, seed) for seed in range(8)])
+    assert played.num_episodes == 8
+
+
+def test_texts_have_the_same_ids_after_a_way_through_a_file():
+    from dtrl.spaces import space_from_json, space_to_json
+
+    space = spaces.Text(5, charset="zyx")
+    again = space_from_json(space_to_json(space))
+    assert numbers_of(space, "xyzzy").tolist() == numbers_of(again, "xyzzy").tolist() == [1, 2, 3, 3, 2]
+
+
+def test_whole_numbers_of_a_box_reach_their_bounds():
+    data = sampled(spaces.Box(-1, 1, (2,)), spaces.Box(9, 10, (2,), np.int32), lengths=(9, 9))
+    data.columns["actions"][:] = 10
+    policy = dtrl.train(data, **{**TINY, "updates": 60})
+    assert policy.predict(np.zeros(2, np.float32))[0].tolist() == [10, 10]
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 2), (1, 4)])
+def test_a_mask_of_another_shape_is_refused(shape):
+    policy = dtrl.train(sampled(spaces.Box(-1, 1, (2,)), spaces.Discrete(4)), **TINY)
+    with pytest.raises(InputError, match=r"action_masks has shape .*; give \(2, 4\)"):
+        policy.predict(np.zeros((2, 2), np.float32), action_masks=np.ones(shape, dtype=bool))
+
+
+def test_parts_that_are_single_and_parts_that_are_batches_do_not_mix():
+    policy = dtrl.train(
+        sampled(spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(-1, 1, (2,))), spaces.Discrete(2)), **TINY
+    )
+    with pytest.raises(InputError, match="single values and some are batches"):
+        policy.predict({"a": 1, "b": np.zeros((1, 2), np.float32)})

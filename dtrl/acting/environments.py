@@ -130,8 +130,10 @@ def fits(trained: Space, given: Space) -> bool:
             key in given.spaces and fits(part, given.spaces[key]) for key, part in trained.spaces.items()
         )
     if isinstance(trained, spaces.Tuple):
-        return isinstance(given, spaces.Tuple) and list(map(fits, trained.spaces, given.spaces)) == [True] * len(
-            given.spaces
+        return (
+            isinstance(given, spaces.Tuple)
+            and len(given.spaces) == len(trained.spaces)
+            and list(map(fits, trained.spaces, given.spaces)) == [True] * len(given.spaces)
         )
     if isinstance(trained, spaces.Text) and not isinstance(given, (*SIMPLE, spaces.Dict, spaces.Tuple)):
         return True  # a space of the environment's own, as MiniGrid's missions; its texts are checked one by one

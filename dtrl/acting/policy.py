@@ -96,6 +96,7 @@ class Policy:
         self._anchor = next(model.parameters())
         self._observed = [(leaf.path, leaf.name("observation")) for leaf in leaves(observation_space)]
         self._acting = [(leaf, leaf.name("action")) for leaf in leaves(action_space)]
+        self.maskable = len(self.acted) == 1 and not isinstance(self._acting[0][0].space, spaces.Box)
         self._state: PolicyState | None = None
 
     @property
@@ -191,7 +192,7 @@ class Policy:
             first = first | starts
         state.started = True
         self.advance(state, first)
-        masks = observations.get(ACTION_MASK) if action_masks is None else action_masks
+        masks = observations.get(ACTION_MASK) if action_masks is None and self.maskable else action_masks
         with torch.inference_mode():
             distributions = self.distributions(state, observations, first)
             if masks is not None:
@@ -251,6 +252,8 @@ class Policy:
         decoded = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()
         space = leaf.space
         if isinstance(space, spaces.Box):
+            if space.dtype.kind in "iu":  # a tanh comes near its bound and never there
+                decoded = np.rint(decoded)
             return np.asarray(np.minimum(np.maximum(decoded, space.low), space.high), dtype=space.dtype)
         return np.asarray(decoded, dtype=space.dtype)
 
@@ -305,7 +308,7 @@ class Policy:
         """The policy in a file made by `save`; keyword arguments are those of `Policy`. Nothing else is needed: no dataset, no environment."""
         tensors, document = load_artefact(Path(path))
         try:
-            config = ModelConfig(**document["model"])
+            config = ModelConfig(**{"goal": "", **document["model"]})  # older policies have no goal
             summary = DataSummary.from_json(document["data"])
             observation_space, action_space = (
                 space_from_json(document["observation_space"]),
@@ -345,12 +348,19 @@ def mask_actions(distributions: Mapping[str, Distribution], masks: Array, rows: 
         raise InputError(
             "action masks are for one Discrete, MultiDiscrete or MultiBinary action; this policy acts otherwise."
         )
-    allowed = (
-        np.asarray(masks, dtype=bool).reshape(-1, distribution.logits.shape[-1]) if np.size(masks) else np.zeros((0, 0))
-    )
-    if len(allowed) != rows:
+    n = distribution.logits.shape[-1]
+    if (
+        isinstance(masks, (tuple, list))
+        and any(np.ndim(mask) for mask in masks)
+        and len({np.shape(m) for m in masks}) > 1
+    ):
+        masks = np.concatenate([np.asarray(mask) for mask in masks], axis=-1)  # one a choice, as Gymnasium samples by
+    allowed = np.asarray(masks, dtype=bool)
+    if allowed.shape == (n,) and rows == 1:
+        allowed = allowed[None]
+    if allowed.shape != (rows, n):
         raise InputError(
-            f"action_masks has shape {np.shape(masks)}; give ({rows}, {distribution.logits.shape[-1]}), True where an action may be taken."
+            f"action_masks has shape {allowed.shape}; give ({rows}, {n}), True where an action may be taken."
         )
     try:
         return {name: allow(distribution, torch.from_numpy(allowed).to(distribution.logits.device).unsqueeze(1))}

@@ -126,12 +126,20 @@ class Rollout:
         while any(p is not None for p in self.playing):
             seen = self.parts(observations)
             self.arm(state, first)
+            masks = masks_of(info, n)
+            if masks is None and self.policy.maskable and ACTION_MASK in seen:
+                masks = seen[ACTION_MASK].reshape(n, -1).astype(bool)
+            if (
+                masks is not None
+            ):  # of a row that is about to be reset, or plays nothing, the mask may be that of an end, which allows nothing
+                idle = np.array([index is None for index in self.playing])
+                masks = masks | (skipped | (idle & ~masks.any(axis=1)))[:, None]
             actions, state = self.policy.predict(
                 unflatten(self.policy.observation_space, seen),
                 state,
                 episode_start=first | skipped,
                 deterministic=self.deterministic,
-                action_masks=masks_of(info, n),
+                action_masks=masks,
             )
             observations, rewards, terminated, truncated, info = self.vector.step(actions)
             self.check_rewards(rewards, state)
@@ -253,9 +261,8 @@ def masks_of(info: Mapping[str, Any], rows: int) -> Array | None:
 
 def joined_info(before: Mapping[str, Any], begun: Mapping[str, Any], done: Array) -> dict[str, Any]:
     """The action masks after some rows have been reset: theirs from the reset, the others' as they were."""
-    if ACTION_MASK not in begun:
-        return dict(before)
-    new, rows = masks_of(begun, len(done)), len(done)
-    assert new is not None
-    old = masks_of(before, rows)
-    return {ACTION_MASK: np.where(done[:, None], new, old if old is not None else True)}
+    rows = len(done)
+    old, new = masks_of(before, rows), masks_of(begun, rows)
+    if old is None and new is None:
+        return {}
+    return {ACTION_MASK: np.where(done[:, None], True if new is None else new, True if old is None else old)}

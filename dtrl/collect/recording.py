@@ -175,7 +175,7 @@ def as_stored(values: Any, leaf: Leaf, name: str, index: int) -> Any:
     import numpy as np
 
     if isinstance(leaf.space, spaces.Text):
-        characters = leaf.space.character_list
+        characters = sorted(leaf.space.characters)
         return ["".join(characters[i - 1] for i in row if i != NO_CHARACTER) for row in values]
     dtype = leaf.space.dtype
     with np.errstate(over="ignore", invalid="ignore"):  # what the dtype cannot hold changes, and is refused below
