@@ -24,11 +24,10 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
     register(name)
     if name not in gymnasium.registry:
         near = did_you_mean(name, list(gymnasium.registry))
-        package = next((package for prefix, package in PACKAGES.items() if name.startswith(prefix)), None)
         hint = (
             near if near.startswith("did you mean") else "give another with env."
         )  # all the known ones would fill a page
-        if package is not None:
+        if (package := package_of(name)) is not None:
             hint = f"`pip install {package}`, which has it."
         raise InputError(
             f"environment {name!r} is not registered with Gymnasium: import the package that registers it, or {hint}"
@@ -64,10 +63,14 @@ PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py", "F
 """Beginning of an environment's id → the package that registers it when it is imported. Only these are ever imported for an id."""
 
 
+def package_of(name: str) -> str | None:
+    """The one of `PACKAGES` that registers an environment."""
+    return next((package for prefix, package in PACKAGES.items() if name.startswith(prefix)), None)
+
+
 def register(name: str) -> None:
     """Import the package that registers an environment, where it is one of `PACKAGES` and installed."""
-    package = next((package for prefix, package in PACKAGES.items() if name.startswith(prefix)), None)
-    if package is not None and name not in gymnasium.registry:
+    if (package := package_of(name)) is not None and name not in gymnasium.registry:
         with contextlib.suppress(ImportError):
             gymnasium.register_envs(importlib.import_module(package))
 
@@ -133,7 +136,7 @@ def fits(trained: Space, given: Space) -> bool:
         return (
             isinstance(given, spaces.Tuple)
             and len(given.spaces) == len(trained.spaces)
-            and list(map(fits, trained.spaces, given.spaces)) == [True] * len(given.spaces)
+            and all(map(fits, trained.spaces, given.spaces))
         )
     if isinstance(trained, spaces.Text) and not isinstance(given, (*SIMPLE, spaces.Dict, spaces.Tuple)):
         return True  # a space of the environment's own, as MiniGrid's missions; its texts are checked one by one
