@@ -116,7 +116,8 @@ def add_reference(actions: Any) -> None:
 
 def run_list(arguments: argparse.Namespace) -> None:
     from dtrl.collect import list_recipes, load_recipe
-    from dtrl.trajectories.sources import local_datasets, minari_root, read_metadata
+    from dtrl.trajectories.minari_files import read_metadata
+    from dtrl.trajectories.sources import local_datasets, minari_root
 
     datasets = []
     for name, folder in local_datasets().items():

@@ -1,9 +1,8 @@
 """Where trajectories come from: Minari datasets, by id or by path, in HDF5 or Arrow; and files of other tools (formats/)."""
 
-import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 
 from dtrl.config import DataConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.spaces import Space, check_space, is_image, leaves, space_from_json
+from dtrl.spaces import is_image, leaves
 from dtrl.trajectories import cache
-from dtrl.trajectories.columns import Array, Origin, Trajectories, empty_columns, fill_episode
+from dtrl.trajectories.columns import Origin, Trajectories
 from dtrl.trajectories.formats import Columns, read_file
+from dtrl.trajectories.minari_files import read_columns, read_metadata, read_spaces
 from dtrl.trajectories.mixture import check_weights, mix
 from dtrl.trajectories.selection import chosen
 
@@ -173,82 +173,3 @@ def check_online() -> None:
 
     if not getproxies():
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    path = folder / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error}); get the dataset again.") from error
-    if not isinstance(metadata, dict):
-        raise InputError(
-            f"{path} holds {type(metadata).__name__}, where Minari writes an object; get the dataset again."
-        )
-    for name, kind in (("total_steps", int), ("total_episodes", int), ("env_spec", str)):
-        value = metadata.get(name, "" if kind is str else None)
-        if type(value) is not kind:
-            raise InputError(
-                f"{path} states {name} {value!r}, where Minari writes {kind.__name__}; get the dataset again."
-            )
-    return metadata
-
-
-def read_spaces(metadata: dict[str, Any], name: str) -> tuple[Space, Space]:
-    """Observation and action space as the metadata state them. Where they are absent Minari would build the environment, which runs its code: refused."""
-    found = []
-    for role in ("observation", "action"):
-        try:
-            space = space_from_json(metadata[f"{role}_space"])
-        except Exception as error:
-            raise InputError(
-                f"the metadata of {name} do not state its {role} space in a form Gymnasium knows ({type(error).__name__}: {error}); record the "
-                "dataset again with a current Minari."
-            ) from error
-        check_space(space, role, name)
-        found.append(space)
-    return found[0], found[1]
-
-
-def read_columns(
-    folder: Path,
-    metadata: dict[str, Any],
-    observation_space: Space,
-    action_space: Space,
-    name: str,
-    allocate: Callable[..., Array],
-) -> dict[str, Array]:
-    """Every episode, read once and in order, into columns; one episode is in memory at a time."""
-    from minari.dataset.minari_storage import MinariStorage
-
-    steps, episodes = metadata["total_steps"], metadata["total_episodes"]
-    if steps <= 0 or episodes <= 0:
-        raise InputError(
-            f"dataset {name} is empty ({max(episodes, 0)} episodes, {max(steps, 0)} steps); record it again, or choose another."
-        )
-    columns = empty_columns(steps, episodes, observation_space, action_space, allocate)
-    starts = np.zeros(episodes, dtype=np.int64)
-    row = 0
-    try:
-        storage = MinariStorage.read(folder)
-        for i, episode in enumerate(storage.get_episodes(range(episodes))):
-            length = len(episode["rewards"])
-            if row + length > steps:
-                raise InputError(
-                    f"the metadata of {name} state {steps} steps, and its episodes hold more (seen in episode {i}); get the dataset again."
-                )
-            starts[i] = row
-            row += fill_episode(columns, i, row, episode, observation_space, action_space, name)
-    except InputError:
-        raise
-    except (
-        Exception
-    ) as error:  # damaged files make h5py and pyarrow raise many kinds, RuntimeError and MemoryError among them
-        raise InputError(
-            f"the data of {name} in {folder} cannot be read ({type(error).__name__}: {error}); get the dataset again."
-        ) from error
-    if row != steps:
-        raise InputError(
-            f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again."
-        )
-    return {**columns, "episode_starts": starts}

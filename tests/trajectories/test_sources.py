@@ -23,6 +23,7 @@ from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
 
 from dtrl.errors import InputError
+from dtrl.spaces import flatten, leaves, numbers_of, stack
 from dtrl.trajectories import cache, describe, load_trajectories, local_datasets, sources
 
 BOX = spaces.Box(-1, 1, (2,))
@@ -127,6 +128,62 @@ def test_columns_are_what_minari_iterates_over(options):
         assert_as_minari(data, name)
         assert data.observation_space == options.get("observation_space", BOX)
         assert data.action_space == options.get("action_space", BOX)
+
+
+PARTS = {
+    "nested": spaces.Dict(b=spaces.Tuple([spaces.Discrete(3), spaces.Dict(z=BOX, a=spaces.MultiBinary(2))]), a=spaces.MultiDiscrete([2, 3])),
+    "small images": spaces.Box(0, 255, (7, 7, 3), np.uint8),
+    "images and a word": spaces.Tuple([spaces.Box(0, 255, (32, 33, 3), np.uint8), spaces.Text(4)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("jpeg", [False, True])
+@pytest.mark.parametrize("space", PARTS.values(), ids=PARTS)
+def test_the_parts_of_composite_spaces_are_what_minari_iterates_over(space, jpeg):
+    space.seed(0), BOX.seed(0)
+    episodes = [
+        {"observations": [space.sample() for _ in range(n + 1)], "actions": [BOX.sample() for _ in range(n)]}
+        for n in (3, 2)
+    ]
+    buffers = [
+        EpisodeBuffer(rewards=np.ones(len(e["actions"])), terminations=np.zeros(len(e["actions"]), bool),
+                      truncations=np.arange(len(e["actions"])) == len(e["actions"]) - 1,
+                      observations=stack(space, e["observations"]), actions=np.array(e["actions"]))
+        for e in episodes
+    ]  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an author and the like
+        dataset = minari.create_dataset_from_buffers(
+            "tests/parts-v0", buffers, observation_space=space, action_space=BOX, jpeg_encoding=jpeg
+        )
+    data = load_trajectories("tests/parts-v0")
+    for i, episode in enumerate(dataset.iterate_episodes()):
+        ours, theirs = flatten(space, data.episode(i)["observations"]), flatten(space, episode.observations)
+        for leaf in leaves(space):
+            np.testing.assert_array_equal(ours[leaf.path], numbers_of(leaf.space, theirs[leaf.path]))
+    assert data.num_episodes == 2
+
+
+def test_the_type_may_change_from_episode_to_episode():
+    name = record(lengths=(3, 3))
+    with h5py.File(folder_of(name) / "main_data.hdf5", "r+") as content:
+        values = content["episode_1/observations"][()].astype(np.float64)
+        del content["episode_1/observations"], content["episode_1/rewards"]
+        content["episode_1/observations"] = values
+        content["episode_1/rewards"] = np.array([1, 2, 3], np.int16)
+    data = load_trajectories(name)
+    assert_as_minari(data, name)
+    assert list(data.rewards[3:]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("values", [np.zeros((900, 2)), np.zeros((4, 2), "S4")], ids=["long", "bytes"])
+def test_what_the_metadata_do_not_allow_is_not_read(values):
+    name = record(lengths=(3, 3))
+    with h5py.File(folder_of(name) / "main_data.hdf5", "r+") as content:
+        del content["episode_1/observations"]
+        content["episode_1/observations"] = values
+    with pytest.raises(InputError, match=r"observations of episode 1 of tests/made-v0 hold \(.*more than"):
+        load_trajectories(name)
 
 
 def test_a_folder_is_as_good_as_an_id():

@@ -1,0 +1,174 @@
+"""The files of a Minari dataset: metadata, spaces and episodes, read as data only."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from dtrl.errors import InputError
+from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leaves, space_from_json, unflatten
+from dtrl.trajectories.columns import Array
+from dtrl.trajectories.filling import empty_columns, fill_episode
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); get the dataset again.") from error
+    if not isinstance(metadata, dict):
+        raise InputError(
+            f"{path} holds {type(metadata).__name__}, where Minari writes an object; get the dataset again."
+        )
+    for name, kind in (("total_steps", int), ("total_episodes", int), ("env_spec", str)):
+        value = metadata.get(name, "" if kind is str else None)
+        if type(value) is not kind:
+            raise InputError(
+                f"{path} states {name} {value!r}, where Minari writes {kind.__name__}; get the dataset again."
+            )
+    return metadata
+
+
+def read_spaces(metadata: dict[str, Any], name: str) -> tuple[Space, Space]:
+    """Observation and action space as the metadata state them. Where they are absent Minari would build the environment, which runs its code: refused."""
+    found = []
+    for role in ("observation", "action"):
+        try:
+            space = space_from_json(metadata[f"{role}_space"])
+        except Exception as error:
+            raise InputError(
+                f"the metadata of {name} do not state its {role} space in a form Gymnasium knows ({type(error).__name__}: {error}); record the "
+                "dataset again with a current Minari."
+            ) from error
+        check_space(space, role, name)
+        found.append(space)
+    return found[0], found[1]
+
+
+def read_columns(
+    folder: Path,
+    metadata: dict[str, Any],
+    observation_space: Space,
+    action_space: Space,
+    name: str,
+    allocate: Callable[..., Array],
+) -> dict[str, Array]:
+    """Every episode, read once and in order, into columns; one episode is in memory at a time."""
+    steps, episodes = metadata["total_steps"], metadata["total_episodes"]
+    if steps <= 0 or episodes <= 0:
+        raise InputError(
+            f"dataset {name} is empty ({max(episodes, 0)} episodes, {max(steps, 0)} steps); record it again, or choose another."
+        )
+    columns = empty_columns(steps, episodes, observation_space, action_space, allocate)
+    starts = np.zeros(episodes, dtype=np.int64)
+    row = 0
+    try:
+        for i, episode in enumerate(read_episodes(folder, metadata, observation_space, action_space, name)):
+            length = len(episode["rewards"])
+            if row + length > steps:
+                raise InputError(
+                    f"the metadata of {name} state {steps} steps, and its episodes hold more (seen in episode {i}); get the dataset again."
+                )
+            starts[i] = row
+            row += fill_episode(columns, i, row, episode, observation_space, action_space, name)
+    except InputError:
+        raise
+    except (
+        Exception
+    ) as error:  # damaged files make h5py and pyarrow raise many kinds, RuntimeError and MemoryError among them
+        raise InputError(
+            f"the data of {name} in {folder} cannot be read ({type(error).__name__}: {error}); get the dataset again."
+        ) from error
+    if row != steps:
+        raise InputError(
+            f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again."
+        )
+    return {**columns, "episode_starts": starts}
+
+
+def read_episodes(
+    folder: Path, metadata: dict[str, Any], observation_space: Space, action_space: Space, name: str
+) -> Iterator[dict[str, Any]]:
+    """The episodes in the order of the dataset: observations (T+1, …), actions, rewards, terminations and truncations (T, …).
+
+    Numbers in HDF5 are read by this module; texts, images that were stored as JPEG, and Arrow by Minari."""
+    parts = [*leaves(observation_space), *leaves(action_space)]
+    encoded = any(isinstance(leaf.space, spaces.Text) for leaf in parts) or (
+        metadata.get("jpeg_encoding", True) and any(is_image(leaf.space) for leaf in parts)
+    )
+    if metadata.get("data_format") == "hdf5" and not encoded:
+        return read_hdf5(folder / "main_data.hdf5", metadata, observation_space, action_space, name)
+    from minari.dataset.minari_storage import MinariStorage
+
+    return iter(MinariStorage.read(folder).get_episodes(range(metadata["total_episodes"])))
+
+
+def read_hdf5(
+    path: Path, metadata: dict[str, Any], observation_space: Space, action_space: Space, name: str
+) -> Iterator[dict[str, Any]]:
+    """`read_episodes` of Minari's layout: a group `episode_{i}` an episode, a dataset a column.
+
+    Opening these many small datasets is nearly all the time that a first load takes. The `infos` are not opened at all, and h5py's low-level
+    calls, with the types of a column kept from one episode to the next, open the rest in a third of the time of its dictionaries."""
+    from h5py import File, h5d, h5s, h5t
+
+    types: dict[str, Any] = {}  # of each column in the file, as NumPy's, and as HDF5's of that
+
+    with File(path, "r") as file:
+
+        def read(episode: int, column: str, entries: int) -> Array:
+            place = f"episode_{episode}/{column}"
+            try:
+                data = h5d.open(file.id, place.encode())
+            except KeyError as error:  # h5py's own says nothing of the name
+                raise KeyError(f"it has no {place}") from error
+            stored = data.get_type()
+            if column not in types or not stored.equal(types[column][0]):
+                types[column] = stored, data.dtype, h5t.py_create(data.dtype)
+            _, dtype, memory = types[column]
+            if dtype.kind not in "biuf" or math.prod(data.shape) > entries * (metadata["total_steps"] + 1):
+                raise InputError(
+                    f"{column} of episode {episode} of {name} hold {data.shape} of {dtype}, which is more than the metadata and the spaces "
+                    "allow; get the dataset again."
+                )
+            values = np.empty(data.shape, dtype)
+            data.read(h5s.ALL, h5s.ALL, values, memory)
+            return values
+
+        def read_space(episode: int, role: str, space: Space) -> Any:
+            return unflatten(
+                space,
+                {
+                    leaf.path: read(episode, place, math.prod(column_layout(leaf.space)[0]))
+                    for leaf, place in places[role]
+                },
+            )
+
+        places = {
+            "observations": stored_at("observations", observation_space),
+            "actions": stored_at("actions", action_space),
+        }
+        for i in range(metadata["total_episodes"]):
+            yield {
+                "observations": read_space(i, "observations", observation_space),
+                "actions": read_space(i, "actions", action_space),
+                **{column: read(i, column, 1) for column in ("rewards", "terminations", "truncations")},
+            }
+
+
+def stored_at(role: str, space: Space) -> list[tuple[Leaf, str]]:
+    """The leaves of a space, each with its path in the group of an episode, where Minari calls the parts of a Tuple `_index_0` and so on."""
+
+    def walk(part: Space, path: str) -> list[str]:
+        if isinstance(part, spaces.Dict):
+            return [place for key, child in part.spaces.items() for place in walk(child, f"{path}/{key}")]
+        if isinstance(part, spaces.Tuple):
+            return [place for i, child in enumerate(part.spaces) for place in walk(child, f"{path}/_index_{i}")]
+        return [path]
+
+    return list(zip(leaves(space), walk(space, role), strict=True))
