@@ -113,7 +113,7 @@ class Trajectories:
 
         At a truncation it ends too: the rewards after the cut were never seen. `dtrl datasets show` says how many episodes that concerns."""
         rewards = self.delayed_rewards() if self.delayed else self.rewards
-        return returns_to_go(rewards, self.episode_starts, self.discount).astype(np.float32)
+        return returns_to_go(rewards, self.episode_starts, self.discount, np.float32)
 
     def delayed_rewards(self) -> Array:
         """(N,) float64: the whole return of an episode at its last step, and zero before."""
@@ -144,7 +144,7 @@ class Trajectories:
         """(E,) sum of rewards, undiscounted."""
         if not self.num_episodes:
             return np.zeros(0)
-        return np.add.reduceat(np.asarray(self.rewards, dtype=np.float64), self.episode_starts)
+        return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
 
     def select(self, episodes: Sequence[int] | Array) -> "Trajectories":
         """The given episodes, in the given order, copied."""
@@ -262,16 +262,18 @@ class Trajectories:
         }
 
 
-def returns_to_go(rewards: Array, episode_starts: Array, discount: float = 1.0) -> npt.NDArray[np.float64]:
-    """(N,) Σ_{u ≥ t} γ^(u−t)·r_u within each episode [Chen et al. 2021, §3, arXiv:2106.01345], in float64.
+def returns_to_go(
+    rewards: Array, episode_starts: Array, discount: float = 1.0, dtype: npt.DTypeLike = np.float64
+) -> Array:
+    """(N,) Σ_{u ≥ t} γ^(u−t)·r_u within each episode [Chen et al. 2021, §3, arXiv:2106.01345], summed in float64 and kept as `dtype`.
 
     Undiscounted it is one reverse cumulative sum an episode; discounted it is the same recurrence run over all episodes side by side."""
-    rewards = np.asarray(rewards, dtype=np.float64)
+    rewards = np.asarray(rewards)
     ends = np.append(episode_starts, len(rewards))[1:]
-    out = np.empty_like(rewards)
+    out = np.empty(len(rewards), dtype)
     if discount == 1.0:
         for start, end in zip(episode_starts, ends, strict=True):
-            out[start:end] = np.cumsum(rewards[start:end][::-1])[::-1]
+            out[start:end] = np.cumsum(rewards[start:end][::-1], dtype=np.float64)[::-1]
         return out
     order = np.argsort(
         episode_starts - ends, kind="stable"

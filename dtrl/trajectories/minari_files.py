@@ -14,6 +14,9 @@ from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leave
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.filling import empty_columns, fill_episode
 
+CACHED = 2**18
+"""Bytes of a file's structure that HDF5 keeps. Episodes are read once each, so more is of no use; its own 32 MiB become 200 in memory."""
+
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
@@ -120,6 +123,9 @@ def read_hdf5(
     types: dict[str, Any] = {}  # of each column in the file, as NumPy's, and as HDF5's of that
 
     with File(path, "r") as file:
+        cache = file.id.get_mdc_config()
+        cache.set_initial_size, cache.initial_size, cache.min_size, cache.max_size = True, *(CACHED,) * 3
+        file.id.set_mdc_config(cache)
 
         def read(episode: int, column: str, entries: int) -> Array:
             place = f"episode_{episode}/{column}"
