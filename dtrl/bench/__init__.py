@@ -1,19 +1,19 @@
-"""Side-by-side runs against other libraries: `python -m dtrl.bench acting|training|loading [--json FILE]`. Results: benchmarks/RESULTS.md.
+"""Side-by-side runs against other libraries: `dtrl bench acting|training|loading|recording|memory [--json FILE]`. Results: benchmarks/RESULTS.md.
 
 Each `run` returns a document with `results`, a row a comparison: `ratio` is the peer's time over dtrl's, both the 10th percentile of times
 taken in turns in one process; above 1 dtrl is faster."""
 
-from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
-from dtrl.bench import acting, loading, training
-from dtrl.bench.timing import table
+from dtrl.bench import acting, loading, memory, recording, training
 
-BENCHMARKS: dict[str, Callable[..., dict[str, Any]]] = {
-    "acting": acting.run,
-    "training": training.run,
-    "loading": loading.run,
+BENCHMARKS: dict[str, ModuleType] = {
+    "acting": acting,
+    "training": training,
+    "loading": loading,
+    "recording": recording,
+    "memory": memory,
 }
-"""Every parameter of every `run` is a number with a default."""
+"""Each has `run`, every parameter of which is a number with a default, and `table`, which shows what `run` returns."""
 
-__all__ = ["BENCHMARKS", "table"]
+__all__ = ["BENCHMARKS"]

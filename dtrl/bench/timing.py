@@ -89,7 +89,7 @@ def document(name: str, options: Mapping[str, int], results: Sequence[Mapping[st
     flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
     return {
         "benchmark": name,
-        "command": f"python -m dtrl.bench {name} {flags}",
+        "command": f"dtrl bench {name} {flags}",
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform(), "load": load()},
         "versions": {
             "dtrl": dtrl.__version__,
@@ -125,13 +125,20 @@ def load() -> float | None:
         return None
 
 
-def table(document: Mapping[str, Any]) -> str:
-    """The document as text."""
+def heading(document: Mapping[str, Any]) -> list[str]:
+    """What was run, where, and with which versions."""
     machine = document["machine"]
-    head = [
+    return [
         document["command"],
         f"{machine['processor']}, {machine['cores']} cores, load {machine['load']}; "
         + ", ".join(f"{k} {v}" for k, v in document["versions"].items()),
+    ]
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The document as text."""
+    head = [
+        *heading(document),
         "times are the 10th percentile (minimum) of the repetitions, taken in turns; ratio = peer / dtrl",
     ]
     body = [f"{'work':<52} {'dtrl':<24} {'peer':<42} {'dtrl ms':>20} {'peer ms':>20} {'ratio':>8} {'goal':>6}"]

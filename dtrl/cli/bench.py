@@ -1,6 +1,7 @@
-"""`dtrl bench acting | training | loading`."""
+"""`dtrl bench acting | training | loading | recording | memory`."""
 
 import argparse
+import inspect
 from typing import Any
 
 from dtrl.cli.arguments import add_json, write_json
@@ -9,6 +10,8 @@ WORK = {
     "acting": "one action, and a vector environment's, against transformers' Decision Transformer",
     "training": "one gradient update against transformers' Decision Transformer",
     "loading": "loading a dataset and drawing a batch against Minari",
+    "recording": "recording an environment against Minari's DataCollector",
+    "memory": "the memory that loading and training take, beside the size of the data",
 }
 
 
@@ -16,22 +19,33 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "bench",
         help="measure speed beside other implementations",
-        description="Ratios against a named peer, interleaved in one run.",
+        description="Ratios against a named peer, interleaved in one run:\n\n"
+        + "\n".join(f"  {name:<12}{help}" for name, help in WORK.items())
+        + "\n\n`dtrl bench WORK --help` lists the numbers that can be changed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    works = parser.add_subparsers(dest="work", metavar="WORK", required=True)
-    for name, help in WORK.items():
-        work = works.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-        work.set_defaults(run=run)
-        work.add_argument(
-            "--repetitions", type=int, default=30, metavar="N", help="timed repetitions of each side (default: 30)"
-        )
-        add_json(work)
+    parser.add_argument("work", choices=WORK, metavar="WORK", help="one of the above")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="…", help="its options")
+    parser.set_defaults(run=run, parser_class=type(parser))
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from importlib import import_module
+    """Its numbers are the parameters of the benchmark's `run`, which takes an import of torch to know."""
+    from dtrl.bench import BENCHMARKS
 
-    module = import_module(f"dtrl.bench.{arguments.work}")
-    result = module.run(arguments.repetitions)
+    module = BENCHMARKS[arguments.work]
+    parser = arguments.parser_class(
+        prog=f"dtrl bench {arguments.work}",
+        description=f"{WORK[arguments.work][0].upper()}{WORK[arguments.work][1:]}.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for name, parameter in inspect.signature(module.run).parameters.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=parameter.default, metavar="N", help="a number"
+        )
+    add_json(parser)
+    options = vars(parser.parse_args(arguments.options))
+    path = options.pop("json")
+    result = module.run(**options)
+    write_json(path, result)
     print(module.table(result))
-    write_json(arguments.json, result)
