@@ -18,7 +18,7 @@ SMALL = {
     "training": {"repetitions": 1, "threads": 1, "episodes": 3},
     "loading": {"repetitions": 1, "episodes": 5, "steps": 20},
     "recording": {"repetitions": 1, "steps": 50},
-    "memory": {"episodes": 5, "steps": 20, "megabytes": 2, "updates": 2},
+    "memory": {"episodes": 500, "steps": 50, "megabytes": 2, "updates": 2},
 }
 TIMED = [name for name in SMALL if name != "memory"]
 
@@ -56,8 +56,10 @@ def test_benchmark_writes_ratios_and_how_they_were_made(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by Linux' /proc")
 def test_memory_is_measured_beside_the_size_of_the_data(tmp_path):
-    for row in measured("memory", tmp_path)["results"]:
-        assert 0 < row["arrays_bytes"] <= row["peak_bytes"] * 1.01
+    results = measured("memory", tmp_path)["results"]
+    for row in results[:2]:  # what is loaded and read is in memory
+        assert 0.9 * row["arrays_bytes"] < row["peak_bytes"] < row["arrays_bytes"] + 50e6
+    for row in results:
         assert row["ratio"] == row["peak_bytes"] / row["arrays_bytes"]
 
 
