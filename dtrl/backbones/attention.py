@@ -15,15 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtrl.backbones.base import ACTIVATIONS, Backbone
-from dtrl.backbones.cache import Cache, KeyValueState, known_mask, plan
-from dtrl.backbones.dropout import add_dropped, dropout
+from dtrl.backbones.cache import Cache, KeyValueState, Past, attend, known_mask
+from dtrl.backbones.dropout import add_dropped
 
 ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
 FEW_TOKENS = 8
 """Up to so many tokens in a batch, leaving out those that nobody reads costs more than computing them."""
-MANY_ROWS, SHORT = 16, 32
-"""From so many rows on, each with at most so many new tokens, batched matrix products are faster on the CPU than torch's attention kernel."""
 
 
 class Transformer(Backbone):
@@ -63,26 +61,26 @@ class Transformer(Backbone):
         self.register_load_state_dict_post_hook(refer_again)  # type: ignore[no-untyped-call]
 
     def forward(
-        self, x: Tensor, state: KeyValueState | None = None, read: Tensor | slice | None = None
-    ) -> tuple[Tensor, KeyValueState | None]:
+        self, x: Tensor, state: KeyValueState | Past | None = None, read: Tensor | slice | None = None
+    ) -> tuple[Tensor, KeyValueState | Past | None]:
         length = x.shape[1]
-        cache = None
+        cache: Cache | Past | None = None
         if state is None:
             positions: Callable[[], Tensor] = partial(torch.arange, length, device=x.device)
             # a compiled forward builds its own: dynamo warns of a cache that it cannot see into
             known = known_mask if not torch.compiler.is_compiling() else known_mask.__wrapped__
             mask = known(0, length, length, self.band, x.device, x.dtype)
         else:
-            positions, mask, cache = plan(state, length, self.band, x.device, x.dtype)
+            positions, mask, cache = state.plan(length, self.band, x.device, x.dtype)
         rotation = self.rotation(positions(), x.dtype) if self.rotary else None
         last = len(self.blocks) - 1
-        early = read if x.shape[0] * length > FEW_TOKENS else None
+        early = read if torch.compiler.is_exporting() or x.shape[0] * length > FEW_TOKENS else None
         for i, block in enumerate(self.blocks):
             x = block(x, mask, rotation, None if cache is None else (cache, i), early if i == last else None)
         if read is not None and early is None:
             x = x[:, read]
         if state is not None:
-            state.lengths = state.lengths + length
+            state.advance(length)
         return self.norm(x), state
 
     def _apply(self, *arguments: Any, **keywords: Any) -> "Transformer":
@@ -135,7 +133,7 @@ class Block(nn.Module):
         x: Tensor,
         mask: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
-        cache: "tuple[Cache, int] | None",
+        cache: "tuple[Cache | Past, int] | None",
         read: Tensor | slice | None,
     ) -> Tensor:
         """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere."""
@@ -155,10 +153,12 @@ class Block(nn.Module):
             else:
                 key, value = key_value.chunk(2, dim=1)
                 key_value = torch.cat([rotate(key, cos, sin), value], dim=1)
-        if cache is not None:
-            key, value = cache[0].write(cache[1], key_value).chunk(2, dim=1)
         rate = self.dropout if self.training else 0.0
-        mixed = attend(query, key, value, mask, rate).transpose(1, 2).flatten(2)
+        if cache is None:
+            mixed = attend(query, key, value, mask, rate)
+        else:
+            mixed = cache[0].attend(cache[1], query, key_value, mask)
+        mixed = mixed.transpose(1, 2).flatten(2)
         x = add_dropped(x, F.linear(mixed, *projection), rate)
         return add_dropped(x, self.mlp(mlp_norm(x)), rate)
 
@@ -243,20 +243,6 @@ def initialize(module: nn.Module, layers: int) -> None:
             nn.init.zeros_(parameter)
         elif parameter.dim() == 2:
             nn.init.normal_(parameter, std=0.02)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:
-    """softmax(q·kᵀ / √(D/H)) v over the visible keys, with dropout of the weights; fewer key heads than query heads are shared evenly."""
-    grouped = key.shape[1] != query.shape[1]
-    rows, _, tokens, _ = query.shape
-    acting = rows >= MANY_ROWS and tokens <= SHORT and query.device.type == "cpu" and not torch.is_grad_enabled()
-    if rate == 0 and not acting:
-        return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)
-    if grouped:
-        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
-    scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(query.shape[-1]))
-    weights = (scores + mask).softmax(dim=-1)
-    return dropout(weights, rate) @ value
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

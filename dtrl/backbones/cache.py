@@ -1,17 +1,23 @@
-"""Keys and values of the tokens that a sequence may still look at, and the masks over them.
+"""Keys and values of the tokens that a sequence may still look at, the masks over them, and attention to them.
 
 The cache is a ring of C slots a sequence: the token at position p (counted from the episode's start) lies in slot p mod C. Each sequence has
 its own length, and a reset only sets that to 0; which slots are visible follows from lengths alone, so stale ones need no erasing."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from dtrl.backbones.dropout import dropout
+
+MANY_ROWS, SHORT = 16, 32
+"""From so many rows on, each with at most so many new tokens, batched matrix products are faster on the CPU than torch's attention kernel."""
 
 
 @dataclass
@@ -32,6 +38,39 @@ class KeyValueState:
         first = int(self.lengths[0])
         return first if len(self.lengths) == 1 or (self.lengths == first).all() else None
 
+    def plan(
+        self, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
+    ) -> "tuple[Callable[[], Tensor], Tensor, Cache]":
+        """Positions of `new` tokens (to be asked for, as few trunks need them), the mask over the slots in use, and where the tokens go.
+
+        A slot holds the newest token whose position leaves the slot's number when divided by the capacity; a position below zero marks a slot that
+        is still empty. Where all rows have the same length and the ring does not turn over, slots are a slice and the mask has been seen before."""
+        capacity, length = self.capacity, self.uniform()
+        used = min(capacity, int(self.lengths.max()) + new)
+        if length is not None:
+            in_order = partial(torch.arange, length, length + new, device=device)
+            first = length % capacity
+            slots: slice | Tensor = (
+                slice(first, first + new)
+                if first + new <= capacity
+                else (in_order() % capacity)[None].expand(len(self.lengths), -1)
+            )
+            if length >= capacity:  # from here on masks repeat
+                length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
+            return in_order, known_mask(length, new, capacity, band, device, dtype), Cache(self, slots, used)
+        lengths = torch.from_numpy(self.lengths).to(device)[:, None]
+        positions = lengths + torch.arange(new, device=device)
+        newest = lengths + (new - 1)
+        slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
+        return (
+            lambda: positions,
+            additive(visible(positions, slot_positions, band)[:, None], dtype),
+            Cache(self, positions % capacity, used),
+        )
+
+    def advance(self, new: int) -> None:
+        self.lengths = self.lengths + new
+
 
 @dataclass
 class Cache:
@@ -51,36 +90,54 @@ class Cache:
             keys_values[rows, :, self.slots] = new.transpose(1, 2)
         return keys_values.narrow(2, 0, self.used)
 
+    def attend(self, layer: int, query: Tensor, new: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, R, D/H) what R queries take from the slots in use, once the keys and values of the L new tokens are in theirs."""
+        key, value = self.write(layer, new).chunk(2, dim=1)
+        return attend(query, key, value, mask, 0.0)
 
-def plan(
-    state: KeyValueState, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
-) -> tuple[Callable[[], Tensor], Tensor, Cache]:
-    """Positions of `new` tokens (to be asked for, as few trunks need them), the mask over the slots in use, and where the tokens go.
 
-    A slot holds the newest token whose position leaves the slot's number when divided by the capacity; a position below zero marks a slot that
-    is still empty. Where all rows have the same length and the ring does not turn over, slots are a slice and the mask has been seen before."""
-    capacity, length = state.capacity, state.uniform()
-    used = min(capacity, int(state.lengths.max()) + new)
-    if length is not None:
-        in_order = partial(torch.arange, length, length + new, device=device)
-        first = length % capacity
-        slots: slice | Tensor = (
-            slice(first, first + new)
-            if first + new <= capacity
-            else (in_order() % capacity)[None].expand(len(state.lengths), -1)
-        )
-        if length >= capacity:  # from here on masks repeat
-            length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
-        return in_order, known_mask(length, new, capacity, band, device, dtype), Cache(state, slots, used)
-    lengths = torch.from_numpy(state.lengths).to(device)[:, None]
-    positions = lengths + torch.arange(new, device=device)
-    newest = lengths + (new - 1)
-    slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
-    return (
-        lambda: positions,
-        additive(visible(positions, slot_positions, band)[:, None], dtype),
-        Cache(state, positions % capacity, used),
-    )
+@dataclass
+class Past:
+    """A cache that somebody else keeps: an exported step is given it, and gives back what is new."""
+
+    keys_values: Tensor | None
+    """(layers, B, 2 · H_kv, S, D/H) as in `KeyValueState`; None where nothing came before."""
+    positions: Tensor
+    """(B or 1, L) of the new tokens."""
+    mask: Tensor
+    """(B or 1, 1, L, S + L), additive: over the slots, then over the new tokens."""
+    new: list[Tensor] = field(default_factory=list)
+    """By layer: keys and values (B, 2 · H_kv, L, D/H) of the new tokens."""
+
+    def plan(
+        self, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
+    ) -> "tuple[Callable[[], Tensor], Tensor, Past]":
+        return lambda: self.positions, self.mask, self
+
+    def advance(self, new: int) -> None:
+        """The keeper does that."""
+
+    def attend(self, layer: int, query: Tensor, new: Tensor, mask: Tensor) -> Tensor:
+        """As `Cache.attend`, the past and the new apart: joining them would copy the past."""
+        self.new.append(new)
+        key, value = new.chunk(2, dim=1)
+        rows, heads, tokens, width = query.shape
+        groups = heads // key.shape[1]
+        if groups > 1:  # the queries that share a head stand below each other
+            query = query.reshape(rows, heads // groups, groups * tokens, width)
+            mask = mask.repeat(1, 1, groups, 1)
+        query = query * (1 / math.sqrt(width))
+        scores = query @ key.transpose(-1, -2)
+        if self.keys_values is None:
+            mixed = (scores + mask).softmax(dim=-1) @ value
+        else:
+            past = self.keys_values[layer]
+            old_key, old_value = past.chunk(2, dim=1)
+            scores = torch.cat([query @ old_key.transpose(-1, -2), scores], dim=-1)
+            weights = (scores + mask).softmax(dim=-1)
+            slots = past.shape[2]
+            mixed = weights[..., :slots] @ old_value + weights[..., slots:] @ value
+        return mixed.reshape(rows, heads, tokens, width)
 
 
 @lru_cache(maxsize=1024)
@@ -114,3 +171,17 @@ def visible(queries: Tensor, keys: Tensor, band: tuple[int, int] | None) -> Tens
         steps, tokens = band
         seen &= keys >= (queries // tokens - steps + 1) * tokens
     return seen
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:
+    """softmax(q·kᵀ / √(D/H)) v over the visible keys, with dropout of the weights; fewer key heads than query heads are shared evenly."""
+    grouped = key.shape[1] != query.shape[1]
+    rows, _, tokens, _ = query.shape
+    acting = rows >= MANY_ROWS and tokens <= SHORT and query.device.type == "cpu" and not torch.is_grad_enabled()
+    if rate == 0 and not acting:
+        return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)
+    if grouped:
+        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+    scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(query.shape[-1]))
+    weights = (scores + mask).softmax(dim=-1)
+    return dropout(weights, rate) @ value

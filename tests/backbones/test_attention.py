@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 
-from dtrl.backbones import Transformer, attention
-from dtrl.backbones.attention import attend, dropout, rotate
+from dtrl.backbones import Transformer, cache
+from dtrl.backbones.attention import rotate
 from dtrl.backbones.base import ACTIVATIONS
-from dtrl.backbones.cache import additive, visible
+from dtrl.backbones.cache import additive, attend, visible
+from dtrl.backbones.dropout import dropout
 
 B, H, L, S, W = 2, 4, 5, 7, 6
 """Rows, heads, queries, keys, width of a head."""
@@ -80,7 +81,7 @@ def softmax_by_hand(query, key, value, mask):
 def rate(request, monkeypatch):
     """All ways through `attend`; in training the weights pass through dropout, which here drops nothing."""
     if request.param == "acting":
-        monkeypatch.setattr(attention, "MANY_ROWS", 1)
+        monkeypatch.setattr(cache, "MANY_ROWS", 1)
         with torch.no_grad():
             yield 0.0
         return
