@@ -85,7 +85,7 @@ def rate(request, monkeypatch):
         with torch.no_grad():
             yield 0.0
         return
-    monkeypatch.setattr(attention, "dropout", lambda x, rate: x)
+    monkeypatch.setattr(cache, "dropout", lambda x, rate: x)
     yield 0.0 if request.param == "evaluation" else 0.5
 
 

@@ -1,0 +1,260 @@
+"""Programs in NumPy: a traced function as data, and what runs it without torch.
+
+A program is a list of nodes over registers: each names one of the operations below and its arguments, where `{"r": i}` is register i. Constants come
+first, then inputs. Nothing else in it is ever called, so that a program from a file is data."""
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dtrl.errors import InputError
+
+Array = npt.NDArray[Any]
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """`weight` is stored transposed (see `Program`)."""
+    out = x.reshape(-1, x.shape[-1]) @ weight
+    if bias is not None:
+        out += bias
+    return out.reshape(*x.shape[:-1], -1)
+
+
+def layer_norm(x: Array, shape: Sequence[int], weight: Array, bias: Array, eps: float = 1e-5, *_: Any) -> Array:
+    n = x.shape[-1]
+    centred = x - np.add.reduce(x, axis=-1, keepdims=True) * np.float32(1 / n)
+    variance = np.einsum("...i,...i->...", centred, centred)[..., None] * np.float32(1 / n)
+    centred /= np.sqrt(variance + np.float32(eps))
+    centred *= weight
+    centred += bias
+    return centred
+
+
+def rms_norm(x: Array, shape: Sequence[int], weight: Array, eps: float | None = None) -> Array:
+    square = np.einsum("...i,...i->...", x, x)[..., None] * np.float32(1 / x.shape[-1])
+    return x / np.sqrt(square + np.float32(np.finfo(np.float32).eps if eps is None else eps)) * weight
+
+
+def softmax(x: Array, axis: int, *_: Any) -> Array:
+    e = np.exp(x - np.maximum.reduce(x, axis=axis, keepdims=True))
+    e /= np.add.reduce(e, axis=axis, keepdims=True)
+    return e
+
+
+def log_softmax(x: Array, axis: int, *_: Any) -> Array:
+    x = x - np.maximum.reduce(x, axis=axis, keepdims=True)
+    return x - np.log(np.add.reduce(np.exp(x), axis=axis, keepdims=True))
+
+
+def gelu(x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        return np.float32(0.5) * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)))
+    from scipy.special import erf
+
+    return (np.float32(0.5) * x * (1 + erf(x * np.float32(1 / math.sqrt(2))))).astype(x.dtype)
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def clamp(x: Array, low: float | None = None, high: float | None = None) -> Array:
+    return np.clip(x, low, high)
+
+
+def split(x: Array, sizes: Sequence[int], axis: int = 0) -> list[Array]:
+    ends = np.cumsum(sizes)[:-1]
+    return np.split(x, ends, axis=axis)
+
+
+def chunk(x: Array, count: int, axis: int = 0) -> list[Array]:
+    return np.split(x, count, axis=axis)
+
+
+def slice_of(x: Array, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
+    where = [slice(None)] * x.ndim
+    where[axis] = slice(start, end, step)
+    return x[tuple(where)]
+
+
+def select(x: Array, axis: int, index: int) -> Array:
+    return x[(slice(None),) * (axis % x.ndim) + (index,)]
+
+
+def flatten(x: Array, start: int = 0, end: int = -1) -> Array:
+    end %= x.ndim
+    return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
+
+
+def unflatten(x: Array, axis: int, sizes: Sequence[int]) -> Array:
+    axis %= x.ndim
+    return x.reshape(*x.shape[:axis], *sizes, *x.shape[axis + 1 :])
+
+
+def expand(x: Array, sizes: Sequence[int], *_: Any) -> Array:
+    lead = len(sizes) - x.ndim
+    return np.broadcast_to(x, [x.shape[i - lead] if n == -1 else n for i, n in enumerate(sizes)])
+
+
+def scatter(x: Array, axis: int, index: Array, value: Any) -> Array:
+    out = x.copy()
+    np.put_along_axis(out, index, value, axis=axis)
+    return out
+
+
+def convolution(x: Array, weight: Array, bias: Array | None = None, stride: Any = (1, 1), padding: Any = (0, 0), *_: Any) -> Array:
+    """(N, C, H, W) by windows laid out flat."""
+    (down, across), (above, left) = stride, padding
+    x = np.pad(x, ((0, 0), (0, 0), (above, above), (left, left)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, weight.shape[2:], axis=(2, 3))[:, :, ::down, ::across]
+    rows, _, height, width = windows.shape[:4]
+    flat = windows.transpose(0, 2, 3, 1, 4, 5).reshape(rows * height * width, -1)
+    out = flat @ weight.reshape(len(weight), -1).T
+    if bias is not None:
+        out += bias
+    return np.ascontiguousarray(out.reshape(rows, height, width, -1).transpose(0, 3, 1, 2))
+
+
+def pad(x: Array, widths: Sequence[int], mode: str = "constant", value: float | None = None) -> Array:
+    pairs = [(0, 0)] * (x.ndim - len(widths) // 2)
+    pairs += [(widths[i], widths[i + 1]) for i in range(len(widths) - 2, -1, -2)]
+    return np.pad(x, pairs, constant_values=value or 0)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "aten.linear.default": linear,
+    "aten.layer_norm.default": layer_norm,
+    "aten.rms_norm.default": rms_norm,
+    "aten.matmul.default": np.matmul,
+    "aten.softmax.int": softmax,
+    "aten.log_softmax.int": log_softmax,
+    "aten.relu.default": lambda x: np.maximum(x, 0),
+    "aten.gelu.default": gelu,
+    "aten.silu.default": lambda x: x / (1 + np.exp(-x)),
+    "aten.tanh.default": np.tanh,
+    "aten.sigmoid.default": sigmoid,
+    "aten.exp.default": np.exp,
+    "aten.cos.default": np.cos,
+    "aten.sin.default": np.sin,
+    "aten.neg.default": np.negative,
+    "aten.add.Tensor": np.add,
+    "aten.sub.Tensor": np.subtract,
+    "aten.mul.Tensor": np.multiply,
+    "aten.div.Tensor": np.true_divide,
+    "aten.minimum.default": np.minimum,
+    "aten.clamp.default": clamp,
+    "aten.clamp_min.default": lambda x, low: np.maximum(x, low),
+    "aten.clamp_max.default": lambda x, high: np.minimum(x, high),
+    "aten.cat.default": lambda parts, axis=0: np.concatenate(parts, axis=axis),
+    "aten.stack.default": lambda parts, axis=0: np.stack(parts, axis=axis),
+    "aten.split_with_sizes.default": split,
+    "aten.split.sizes": split,
+    "aten.chunk.default": chunk,
+    "aten.slice.Tensor": slice_of,
+    "aten.select.int": select,
+    "aten.view.default": np.reshape,
+    "aten.reshape.default": np.reshape,
+    "aten.flatten.using_ints": flatten,
+    "aten.unflatten.int": unflatten,
+    "aten.unsqueeze.default": np.expand_dims,
+    "aten.squeeze.dim": np.squeeze,
+    "aten.transpose.int": np.swapaxes,
+    "aten.permute.default": np.transpose,
+    "aten.movedim.int": np.moveaxis,
+    "aten.expand.default": expand,
+    "aten.repeat.default": np.tile,
+    "aten.contiguous.default": lambda x, *_: x,
+    "aten.embedding.default": lambda table, ids, *_: table[ids],
+    "aten.to.dtype": lambda x, dtype, *_: x.astype(dtype, copy=False),
+    "aten._to_copy.default": lambda x, dtype: x.astype(dtype, copy=False),
+    "aten.arange.default": lambda end, dtype="int64": np.arange(end, dtype=dtype),
+    "aten.zeros.default": lambda sizes, dtype="float32": np.zeros(sizes, dtype),
+    "aten.full.default": lambda sizes, value, dtype="float32": np.full(sizes, value, dtype),
+    "aten.triu.default": np.triu,
+    "aten.scatter_.value": scatter,
+    "aten.scatter.value": scatter,
+    "aten.conv2d.default": convolution,
+    "aten.pad.default": pad,
+    "aten.constant_pad_nd.default": lambda x, widths, value=0.0: pad(x, widths, value=value),
+    "aten.sym_size.int": lambda x, axis: x.shape[axis],
+    "getitem": operator.getitem,
+    "add": operator.add,
+    "mul": operator.mul,
+    "floordiv": operator.floordiv,
+}
+"""torch's name of an operation → what does the same to arrays."""
+
+
+class Program:
+    """Runs a program. Nodes that no input reaches are computed once, here, and weights of linear maps are transposed."""
+
+    def __init__(self, document: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+        self.inputs: list[str] = document["inputs"]
+        self.outputs = document["outputs"]
+        constants: list[str] = document["constants"]
+        first = len(constants)
+        registers: list[Any] = [tensors[name] for name in constants] + [None] * (len(self.inputs) + len(document["nodes"]))
+        known = [True] * first + [False] * (len(registers) - first)
+        turned: dict[int, Array] = {}
+        self.steps: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
+        for i, (name, arguments, keywords) in enumerate(document["nodes"], first + len(self.inputs)):
+            if name not in OPERATIONS:
+                raise InputError(f"the numpy engine does not know the operation {name}; export for another engine.")
+            used = list(dict.fromkeys(registers_in([arguments, keywords])))
+            if name == "aten.linear.default" and known[weight := arguments[1]["r"]]:
+                if weight not in turned:
+                    registers.append(np.ascontiguousarray(registers[weight].T))
+                    known.append(True)
+                    turned[weight] = len(registers) - 1
+                arguments = [arguments[0], {"r": turned[weight]}, *arguments[2:]]
+                used = list(dict.fromkeys(registers_in([arguments, keywords])))
+            call = bound(OPERATIONS[name], arguments, keywords, used)
+            if all(known[r] for r in used):
+                registers[i], known[i] = call(*(registers[r] for r in used)), True
+            else:
+                self.steps.append((call, tuple(used), i))
+        self.registers = registers
+        self.slots = {name: first + i for i, name in enumerate(self.inputs)}
+
+    def __call__(self, **inputs: Any) -> Any:
+        """What the program gives for its inputs: a nest of dicts and lists of arrays."""
+        registers = self.registers.copy()
+        for name, value in inputs.items():
+            registers[self.slots[name]] = value
+        for call, used, out in self.steps:
+            registers[out] = call(*[registers[r] for r in used])
+        return pick(self.outputs, registers)
+
+
+def registers_in(value: Any) -> list[int]:
+    if isinstance(value, dict):
+        return [value["r"]] if "r" in value else [r for part in value.values() for r in registers_in(part)]
+    return [r for part in value for r in registers_in(part)] if isinstance(value, list) else []
+
+
+def bound(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], used: list[int]) -> Callable[..., Any]:
+    """The function of the registers alone."""
+    refs = [argument.get("r") if isinstance(argument, dict) else None for argument in arguments]
+    if refs[: len(used)] == used and not registers_in([arguments[len(used) :], keywords]):
+        rest = arguments[len(used) :]
+        if not rest and not keywords:
+            return function
+        return lambda *values: function(*values, *rest, **keywords)
+    place = {r: i for i, r in enumerate(used)}
+
+    def fill(value: Any, values: tuple[Any, ...]) -> Any:
+        if isinstance(value, dict):
+            return values[place[value["r"]]] if "r" in value else {key: fill(part, values) for key, part in value.items()}
+        return [fill(part, values) for part in value] if isinstance(value, list) else value
+
+    return lambda *values: function(*fill(arguments, values), **fill(keywords, values))
+
+
+def pick(value: Any, registers: list[Any]) -> Any:
+    if isinstance(value, dict):
+        return registers[value["r"]] if "r" in value else {key: pick(part, registers) for key, part in value.items()}
+    return [pick(part, registers) for part in value] if isinstance(value, list) else value
