@@ -29,6 +29,7 @@ from dtrl.spaces import column_layout, leaves
 if TYPE_CHECKING:
     from dtrl.acting.policy import Policy
 
+STATIC = Dim.STATIC
 ROWS, SLOTS = 2, 6
 """Sizes of the examples; torch.export takes 0 and 1 for constants."""
 
@@ -117,7 +118,7 @@ def export_programs(policy: "Policy", rows: int | None = None) -> dict[str, Expo
     model = exportable(policy.model)
     names, tokens = policy.after + policy.before, model.tokens_per_step
     batch = ROWS if rows is None else rows
-    b = Dim("rows", min=1) if rows is None else None
+    b = Dim("rows", min=1) if rows is None else STATIC
     leaf_of = {
         leaf.name(role): leaf
         for role, space in (("observation", policy.observation_space), ("action", policy.action_space))
@@ -136,7 +137,7 @@ def export_programs(policy: "Policy", rows: int | None = None) -> dict[str, Expo
         "mask": torch.zeros(batch, 1, tokens, slots + tokens),
         "past": model.backbone.initial_state(batch, slots).keys_values,
     }
-    past_dims = {"positions": {0: b}, "mask": {0: b, 3: s + tokens if s is not None else STATIC}, "past": {1: b, 3: s}}
+    past_dims = {"positions": {0: b}, "mask": {0: b, 3: s + tokens if s is not None else STATIC}, "past": {1: b, 3: s or STATIC}}
     programs = {"step": trace(step, inputs | past, dims | past_dims)}
     if policy.context == "block":
         kept = kept_steps(policy.context_length) * tokens - policy.tokens_after
