@@ -16,8 +16,15 @@ def embedding(tokenizer: Tokenizer, width: int, encoder: str = "conv") -> nn.Mod
     if tokenizer.grid is not None:
         return IMAGE_ENCODERS[encoder](tokenizer.grid, width)
     if tokenizer.vocab_size is None:
-        return nn.Linear(tokenizer.token_width, width)
+        return Vectors(tokenizer.token_width, width)
     return nn.Embedding(tokenizer.vocab_size, width)
+
+
+class Vectors(nn.Linear):
+    """(…, d) → (…, D), in the dtype of its weights: one-hot vectors have none of their own, and a whole model may be turned to bfloat16."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens.to(self.weight.dtype))
 
 
 class ImageEncoder(nn.Module):

@@ -233,7 +233,8 @@ class Policy:
 
     def to_actions(self, tokens: Tensor, name: str) -> Array:
         """(B, 1) ids or (B, 1, d) vectors → (B, …) actions inside their part of the action space, in its dtype."""
-        decoded = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()
+        values = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu()
+        decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
         space = self.acted[name].space
         if isinstance(space, spaces.Box):
             if space.dtype.kind in "iu":  # a tanh comes near its bound and never there
