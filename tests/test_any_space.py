@@ -401,6 +401,20 @@ def test_parts_that_are_single_and_parts_that_are_batches_do_not_mix():
         policy.predict({"a": 1, "b": np.zeros((1, 2), np.float32)})
 
 
+def test_images_of_another_type_of_whole_numbers_are_bytes_all_the_way(tmp_path):
+    wide, narrow = spaces.Box(0, 255, (6, 6, 3), np.int64), spaces.Box(0, 255, (6, 6, 3), np.uint8)
+    data = sampled(wide, spaces.Discrete(3))
+    assert data.observations.dtype == np.uint8
+    policy = dtrl.train(data, **TINY)
+    assert policy.model.by_name["observation"].tokenizer.grid == (3, 6, 6)
+    image = data.observations[:2]
+    np.testing.assert_array_equal(policy.predict(image.astype(np.int64))[0], policy.predict(image)[0])
+    for wrong in (-1, 256):
+        with pytest.raises(InputError, match="pixels are whole numbers from 0 to 255"):
+            policy.predict(np.full((2, 6, 6, 3), wrong))
+    assert dtrl.spaces.same_space(wide, narrow)
+
+
 OF_EVERY_TOKENIZER = spaces.Dict(
     vector=spaces.Box(-1, 1, (3,)),
     id=spaces.Discrete(3),

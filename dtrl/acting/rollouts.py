@@ -12,14 +12,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dtrl.acting.environments import descend, make_environment, seen_part
 from dtrl.acting.masks import MaskReader, joined_info
 from dtrl.acting.policy import Policy
 from dtrl.acting.state import PolicyState
 from dtrl.errors import InputError
-from dtrl.spaces import flatten, leaves, numbers_of, same_space, unflatten
+from dtrl.spaces import Space, flatten, leaves, numbers_of, same_space, unflatten
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
 
@@ -86,6 +87,10 @@ def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_e
 
 def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:
     """The keys of the part of the observations that the policy sees. Raises InputError where the environment's spaces are not the policy's."""
+    if isinstance(vector, AsyncVectorEnv) and vector.shared_memory and has_texts(policy.observation_space):
+        raise InputError(
+            "an AsyncVectorEnv with shared memory gives other texts than its environments (seen in Gymnasium 1.4); make it with shared_memory=False."
+        )
     seen = seen_part(vector.single_observation_space, policy.observation_space, observation, policy.data.dataset)
     if not same_space(policy.action_space, vector.single_action_space):
         raise InputError(
@@ -93,6 +98,10 @@ def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]", observation
             f"{policy.action_space}; evaluate it in the environment of its data."
         )
     return seen
+
+
+def has_texts(space: Space) -> bool:
+    return any(isinstance(leaf.space, spaces.Text) for leaf in leaves(space))
 
 
 class Rollout:

@@ -93,14 +93,17 @@ def load_minari(dataset: str, config: DataConfig) -> Trajectories:
         else None,
         fingerprint=key,
         lossy_images=bool(metadata.get("jpeg_encoding"))
-        and any(
-            is_image(leaf.space) and min((leaf.space.shape or ())[:2]) >= JPEG_SIDE
-            for leaf in leaves(observation_space)
-        ),
+        and any(may_be_jpeg(leaf.space) for leaf in leaves(observation_space)),
     )
     return Trajectories(
         columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed
     )
+
+
+def may_be_jpeg(space: Space) -> bool:
+    """Whether Minari, where it encodes images, encodes those of a space: single frames of uint8, with a side of JPEG_SIDE or more."""
+    shape = space.shape or ()
+    return is_image(space) and space.dtype == np.uint8 and len(shape) < 4 and min(shape[:2]) >= JPEG_SIDE
 
 
 def locate(dataset: str) -> Path:
