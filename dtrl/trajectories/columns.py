@@ -3,6 +3,7 @@
 Letters: N steps in all episodes together, E episodes, S width of an observation, A width of an action. All values are in the
 environment's own units; nothing is normalised here."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dtrl.config import DataConfig, SourceConfig
 from dtrl.errors import InputError
 from dtrl.spaces import Leaf, Space, column_layout, flatten, leaves, numbers_of, unflatten
 
@@ -33,6 +35,8 @@ class Origin:
     """Those of the datasets that were mixed."""
     lossy_images: bool = False
     """Whether the images were stored as JPEG, which changes pixels."""
+    loaded: tuple[SourceConfig, DataConfig] | None = None
+    """What `load_trajectories` was asked for; None for other data, and where some of the episodes were selected since."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +155,7 @@ class Trajectories:
         return np.add.reduceat(np.asarray(self.rewards, dtype=np.float64), self.episode_starts)
 
     def select(self, episodes: Sequence[int] | Array) -> "Trajectories":
-        """The given episodes, in the given order, copied."""
+        """The given episodes, in the given order, copied; the origin's fingerprint is then of the data and this choice."""
         episodes = np.asarray(episodes, dtype=np.int64)
         lengths = self.episode_lengths[episodes]
         starts = np.cumsum(lengths) - lengths
@@ -160,7 +164,11 @@ class Trajectories:
             name: column[episodes if name.startswith("final_") else rows] for name, column in self.columns.items()
         }
         mixture = self.mixture and replace(self.mixture, part=self.mixture.part[episodes])
-        return replace(self, columns=columns, episode_starts=starts, mixture=mixture)
+        fingerprint = self.origin.fingerprint
+        if fingerprint is not None:
+            fingerprint = hashlib.sha256(fingerprint.encode() + episodes.tobytes()).hexdigest()
+        origin = replace(self.origin, fingerprint=fingerprint, loaded=None)
+        return replace(self, columns=columns, episode_starts=starts, origin=origin, mixture=mixture)
 
     def best(self, fraction: float) -> "Trajectories":
         """The `fraction` of episodes with the highest returns, at least one, in their own order."""
