@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtrl.tokenizers import Tokenizer
@@ -24,7 +25,8 @@ class Vectors(nn.Linear):
     """(…, d) → (…, D), in the dtype of its weights: one-hot vectors have none of their own, and a whole model may be turned to bfloat16."""
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return super().forward(tokens.to(self.weight.dtype))
+        weight = self.weight
+        return F.linear(tokens.to(weight.dtype), weight, self.bias)
 
 
 class ImageEncoder(nn.Module):

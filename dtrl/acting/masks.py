@@ -51,6 +51,8 @@ class MaskReader:
             raise InputError(
                 "the environment gives action masks, which are for one Discrete, MultiDiscrete or MultiBinary action; this policy acts otherwise."
             )
+        if isinstance(masks, np.ndarray) and masks.dtype != object and masks[0].size == self.size:  # all at once
+            return np.where(given[:, None], masks.reshape(len(given), -1), True).astype(bool)
         out = np.ones((len(given), self.size), dtype=bool)
         for row in np.flatnonzero(given):
             mask = flat(masks[row])

@@ -23,11 +23,12 @@ def choose(
 
     Top-k, top-p and min-p cut the lists of the categorical parts; a continuous part has none, and is sampled whole. Raises InputError where they are
     asked for and no part is categorical."""
-    cuts = [name for name, (_, off) in PROCESSORS.items() if name != "temperature" and getattr(config, name) != off]
-    if cuts and not any(isinstance(d, Categorical | OneHots) for d in distributions.values()):
-        raise InputError(
-            f"{', '.join(cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
-        )
+    if config.strategy == "sample":  # greedy allows no cuts
+        cuts = [name for name, (_, off) in PROCESSORS.items() if name != "temperature" and getattr(config, name) != off]
+        if cuts and not any(isinstance(d, Categorical | OneHots) for d in distributions.values()):
+            raise InputError(
+                f"{', '.join(cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
+            )
     return {name: token_of(distribution, config, generators) for name, distribution in distributions.items()}
 
 
