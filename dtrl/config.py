@@ -4,6 +4,8 @@ A field's `help` is its documentation; the command line prints it. Nothing here 
 
 import dataclasses
 import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -12,6 +14,46 @@ from dtrl.errors import InputError, did_you_mean
 
 def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Which data are loaded: all that has to be said again to load the same."""
+
+    datasets: tuple[str, ...]
+    """Ids, and absolute paths of folders and files."""
+    weights: tuple[float, ...] | None = None
+    """How often windows are drawn from each of several datasets, relative to the others; None for every episode of all alike."""
+    format: str | None = None
+    """Of the files among them, a name in `dtrl.trajectories.formats.FORMATS`; None where it is told by their content."""
+    env: str | None = None
+    """Id of the environment that the files are from."""
+    columns: Mapping[str, Sequence[str]] | None = None
+    """Role → the columns of a table that hold it."""
+
+    def __post_init__(self) -> None:
+        datasets = [os.path.abspath(d) if os.path.exists(d) else str(d) for d in texts("datasets", self.datasets)]
+        object.__setattr__(self, "datasets", tuple(datasets))
+        if self.weights is not None:
+            if not all(type(w) in (int, float) for w in self.weights):
+                raise InputError(f"weights {list(self.weights)!r} must be numbers, one a dataset.")
+            object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+        for name in ("format", "env"):
+            if type(getattr(self, name)) not in (str, type(None)):
+                raise InputError(f"{name} {getattr(self, name)!r} is no text.")
+        if self.columns is not None:
+            if not isinstance(self.columns, Mapping):
+                raise InputError(f"columns {self.columns!r} are no mapping from roles to lists of columns.")
+            columns = {role: texts(f"the columns of {role}", names) for role, names in self.columns.items()}
+            object.__setattr__(self, "columns", columns)
+
+
+def texts(what: str, values: Any) -> list[str]:
+    """The values as a list of texts, which paths are too."""
+    if isinstance(values, str) or not all(isinstance(value, str | os.PathLike) for value in values):
+        shown = values if isinstance(values, str) else list(values)
+        raise InputError(f"{what} {shown!r} must be a list of texts.")
+    return [os.fspath(value) for value in values]
 
 
 @dataclass(frozen=True)

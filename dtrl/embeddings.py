@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtrl.tokenizers import Tokenizer
@@ -16,8 +17,16 @@ def embedding(tokenizer: Tokenizer, width: int, encoder: str = "conv") -> nn.Mod
     if tokenizer.grid is not None:
         return IMAGE_ENCODERS[encoder](tokenizer.grid, width)
     if tokenizer.vocab_size is None:
-        return nn.Linear(tokenizer.token_width, width)
+        return Vectors(tokenizer.token_width, width)
     return nn.Embedding(tokenizer.vocab_size, width)
+
+
+class Vectors(nn.Linear):
+    """(…, d) → (…, D), in the dtype of its weights: one-hot vectors have none of their own, and a whole model may be turned to bfloat16."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        weight = self.weight
+        return F.linear(tokens.to(weight.dtype), weight, self.bias)
 
 
 class ImageEncoder(nn.Module):

@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from dtrl.backbones import Backbone
 from dtrl.backbones.dropout import dropout
 from dtrl.embeddings import embedding
+from dtrl.heads import OneHots
 from dtrl.tokenizers import Tokenizer
 from dtrl.windows import Batch
 
@@ -43,7 +44,7 @@ class Loss:
     weight: Tensor
     """Σ w·m."""
     by_field: Mapping[str, tuple[Tensor, Tensor, Tensor]]
-    """Field → (Σ m·(−log p), Σ m·error, Σ m), detached; the error is the squared error of the mode in token units, or 1 for a wrong id."""
+    """Field → (Σ m·(−log p), Σ m·error, Σ m), detached; the error of a token is that of `mode_error`."""
 
 
 class SequenceModel(nn.Module):
@@ -191,6 +192,9 @@ def module_name(field: str) -> str:
 
 
 def mode_error(distribution: Distribution, target: Tensor) -> Tensor:
-    """Squared error of the mode, mean over a token's entries; for ids, whether the most probable one is wrong."""
+    """How far the most probable token is from the target: the mean of the squared differences of a vector's entries, in token units; of ids 1 for a wrong
+    one, and of several choices (MultiDiscrete, MultiBinary, the characters of a text) the share of those that are wrong."""
     mode = distribution.mode.detach()
+    if isinstance(distribution, OneHots):  # a wrong choice differs in two entries
+        return (mode - target).abs().sum(dim=-1) / (2 * len(distribution.sizes))
     return (mode - target).square().mean(dim=-1) if target.is_floating_point() else (mode != target).float()

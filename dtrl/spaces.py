@@ -16,6 +16,8 @@ from dtrl.errors import InputError
 Space = spaces.Space[Any]
 Array = npt.NDArray[Any]
 SIMPLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Text)
+BYTE = 255
+"""Largest value of a pixel."""
 NO_CHARACTER = 0
 """Id of the places of a text beyond its end; the characters of the space's charset follow, in its order."""
 
@@ -93,8 +95,13 @@ def column_layout(space: Space) -> tuple[tuple[int, ...], type[np.generic]]:
 
 
 def is_image(space: Space) -> bool:
-    """Whether a space holds pixels: bytes on a grid, with channels first or last or without, of one frame or of a stack."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and 2 <= len(space.shape) <= 4
+    """Whether a space holds pixels: bytes on a grid, with channels first or last or without, of one frame or of a stack.
+
+    Whole numbers of another type are bytes where every bound is 0 and 255, and are kept as such."""
+    if not isinstance(space, spaces.Box) or not 2 <= len(space.shape) <= 4:
+        return False
+    whole = space.dtype.kind in "iu" and bool((space.low == 0).all() and (space.high == BYTE).all())
+    return space.dtype == np.uint8 or whole
 
 
 def same_space(one: Space, other: Space) -> bool:
@@ -169,14 +176,19 @@ def numbers_of(space: Space, value: Any) -> Array:
     if isinstance(value, (str, bytes)):
         return text_ids(space, value)
     values = value if isinstance(value, (list, tuple)) else np.asarray(value)
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        return values
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind in "iu" and values.ndim:
+            return values
+        if not values.ndim:
+            return text_ids(space, values.item())
     return np.stack([text_ids(space, text) for text in values]) if len(values) else np.zeros((0, space.max_length), int)
 
 
 def text_ids(space: spaces.Text, text: Any) -> Array:
     """(max_length,) ids of a text's characters. Raises InputError for a text that is too long, or a character outside the charset."""
-    text = text.decode() if isinstance(text, bytes) else str(text)
+    text = text.decode() if isinstance(text, bytes) else text
+    if not isinstance(text, str):
+        raise InputError(f"{text!r} is a {type(text).__name__}, and {space} holds texts; give a str.")
     number = {character: i + 1 for i, character in enumerate(sorted(space.characters))}
     if len(text) > space.max_length or not set(text) <= number.keys():
         raise InputError(f"the text {text[:60]!r} does not fit {space}; widen its max_length or its charset.")
@@ -210,7 +222,10 @@ def batch_of(observation: Any, space: Space) -> tuple[dict[str, Array], bool]:
 def batch_of_leaf(observation: Any, space: Space) -> tuple[Array, bool]:
     shape, dtype = column_layout(space)
     try:
-        values = numbers_of(space, observation).astype(dtype, casting="same_kind", copy=False)
+        values = numbers_of(space, observation)
+        if dtype == np.uint8 and values.dtype.kind in "iu":
+            values = bytes_of(values, space)
+        values = values.astype(dtype, casting="same_kind", copy=False)
     except InputError:
         raise
     except (TypeError, ValueError) as error:
@@ -231,6 +246,15 @@ def batch_of_leaf(observation: Any, space: Space) -> tuple[Array, bool]:
             f"the observation of environment {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinity; the environment is at fault."
         )
     return values, single
+
+
+def bytes_of(values: Array, space: Space) -> Array:
+    """Pixels of any integer type as bytes."""
+    if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > BYTE):
+        raise InputError(
+            f"an observation of {space} holds {values.min()} … {values.max()}; pixels are whole numbers from 0 to {BYTE}."
+        )
+    return values.astype(np.uint8, copy=False)
 
 
 def within(values: Array, space: Space) -> bool:

@@ -399,3 +399,49 @@ def test_parts_that_are_single_and_parts_that_are_batches_do_not_mix():
     )
     with pytest.raises(InputError, match="single values and some are batches"):
         policy.predict({"a": 1, "b": np.zeros((1, 2), np.float32)})
+
+
+def test_images_of_another_type_of_whole_numbers_are_bytes_all_the_way(tmp_path):
+    wide, narrow = spaces.Box(0, 255, (6, 6, 3), np.int64), spaces.Box(0, 255, (6, 6, 3), np.uint8)
+    data = sampled(wide, spaces.Discrete(3))
+    assert data.observations.dtype == np.uint8
+    policy = dtrl.train(data, **TINY)
+    assert policy.model.by_name["observation"].tokenizer.grid == (3, 6, 6)
+    image = data.observations[:2]
+    np.testing.assert_array_equal(policy.predict(image.astype(np.int64))[0], policy.predict(image)[0])
+    for wrong in (-1, 256):
+        with pytest.raises(InputError, match="pixels are whole numbers from 0 to 255"):
+            policy.predict(np.full((2, 6, 6, 3), wrong))
+    assert dtrl.spaces.same_space(wide, narrow)
+
+
+OF_EVERY_TOKENIZER = spaces.Dict(
+    vector=spaces.Box(-1, 1, (3,)),
+    id=spaces.Discrete(3),
+    bits=spaces.MultiBinary(3),
+    choices=spaces.MultiDiscrete([2, 3]),
+    text=spaces.Text(3, charset="abc"),
+    image=spaces.Box(0, 255, (6, 6, 3), np.uint8),
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("head", ["deterministic", "gaussian", "tanh_gaussian"])
+def test_a_whole_model_works_in_another_type(dtype, head):
+    """Observed and acted through every tokenizer of the table; bfloat16 keeps eight bits, so an action may be off by some hundredths."""
+    from dtrl.tokenizers import TOKENIZERS
+    from dtrl.windows import Windows
+
+    acted = spaces.Dict({name: OF_EVERY_TOKENIZER[name] for name in ("vector", "id", "bits", "choices")})
+    data = sampled(OF_EVERY_TOKENIZER, acted)
+    policy = dtrl.train(data, head=head, **TINY)
+    assert {type(f.tokenizer) for f in policy.model.fields} == set(TOKENIZERS.values())
+    observations = data.episode(0)["observations"]
+    exact, _ = policy.predict(observations)
+    policy.model.to(dtype)
+    rounded, _ = policy.predict(observations)
+    np.testing.assert_allclose(rounded["vector"], exact["vector"], atol=0.05)
+    assert policy.predict(observations, deterministic=False)[0]["vector"].dtype == np.float32
+    policy.model.loss(Windows(data, 3, 4).batch(1)).total.backward()
+    assert all(p.grad.dtype == dtype for p in policy.model.parameters() if p.grad is not None)
+    assert policy.replay(data) < (0.1 if dtype == torch.bfloat16 else 1e-6)

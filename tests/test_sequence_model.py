@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dtrl.backbones import Pointwise, Transformer
-from dtrl.heads import HEADS
-from dtrl.sequence_model import Field, SequenceModel
+from dtrl.heads import HEADS, OneHots
+from dtrl.sequence_model import Field, SequenceModel, mode_error
 from dtrl.tokenizers import Categories, Continuous, Tokenizer
 from dtrl.windows import Batch
 
@@ -238,6 +238,16 @@ def test_the_error_of_a_field_is_that_of_the_mode():
     assert loss.by_field["action"][1] == wrong.sum()
     torch.testing.assert_close(loss.by_field["observation"][1], squared.sum())
     assert loss.by_field["action"][2] == batch.valid.sum()
+
+
+def test_the_error_of_several_choices_is_the_share_of_the_wrong_ones():
+    sizes = (2, 3, 4, 1)
+    right = OneHots(torch.randn(5, 10, generator=torch.Generator().manual_seed(0)), sizes)
+    other = right.one_hot([(part.argmax(-1) + 1) % n for part, n in zip(right.parts, sizes, strict=True)])
+    mixed = torch.cat([right.mode[:, :5], other[:, 5:]], dim=-1)
+    assert mode_error(right, right.mode).tolist() == [0] * 5
+    assert mode_error(right, other).tolist() == [0.75] * 5  # of one value there is no wrong one
+    assert mode_error(right, mixed).tolist() == [0.25] * 5
 
 
 @every

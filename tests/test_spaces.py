@@ -9,6 +9,7 @@ from dtrl.spaces import (
     check_space,
     column_layout,
     flatten,
+    is_image,
     leaves,
     numbers_of,
     same_space,
@@ -81,10 +82,30 @@ def test_columns_have_the_layout_of_their_kind():
     }
 
 
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (spaces.Box(0, 255, (7, 7, 3), np.int64), True),
+        (spaces.Box(0, 9, (7, 7, 3), np.uint8), True),
+        (spaces.Box(0, 9, (7, 7, 3), np.int64), False),
+        (spaces.Box(0, 255, (7, 7, 3), np.float32), False),
+        (spaces.Box(0, 255, (7,), np.uint8), False),
+    ],
+    ids=str,
+)
+def test_pixels_are_bytes_or_whole_numbers_with_the_bounds_of_bytes(space, expected):
+    assert is_image(space) is expected
+
+
 def test_texts_become_the_ids_of_their_characters():
     space = spaces.Text(4, charset="abc")
     assert numbers_of(space, "cab").tolist() == [3, 1, 2, 0]
     assert numbers_of(space, ["a", b"bb"]).tolist() == [[1, 0, 0, 0], [2, 2, 0, 0]]
+    assert numbers_of(space, np.array("ab")).tolist() == [1, 2, 0, 0]
+    assert numbers_of(space, np.array(["c", "b"], object)).tolist() == [[3, 0, 0, 0], [2, 0, 0, 0]]
+    for value in (np.array(3), np.array(None, object), [1.5]):
+        with pytest.raises(InputError, match="holds texts; give a str"):
+            numbers_of(space, value)
     for text in ("abcab", "xyz"):
         with pytest.raises(InputError, match="widen its max_length or its charset"):
             numbers_of(space, text)

@@ -3,7 +3,7 @@
 B environments, S width of an observation, A width of an action."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,20 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Distribution
 
 import dtrl
 from dtrl.acting.artefact import load_artefact, save_artefact
-from dtrl.acting.context import CONTEXTS, Context, check_context
+from dtrl.acting.context import CONTEXTS, check_context
+from dtrl.acting.masks import ACTION_MASK
+from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
-from dtrl.decoding import allow, choose
+from dtrl.decoding import choose, mask_actions
 from dtrl.errors import InputError
-from dtrl.heads import OneHots
 from dtrl.presets import build
 from dtrl.sequence_model import SequenceModel
 from dtrl.spaces import (
-    Leaf,
     Space,
     batch_of,
     check_space,
@@ -38,26 +38,6 @@ from dtrl.spaces import (
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
-
-
-@dataclass
-class PolicyState:
-    """What B environments carry from one call of `predict` to the next. It is updated in place."""
-
-    context: Context
-    target_returns: npt.NDArray[np.float64]
-    """(B,) asked return of the episodes in progress."""
-    returns_to_go: npt.NDArray[np.float64]
-    """(B,) what is still asked for; lowered by `reward` at the next call."""
-    reward: npt.NDArray[np.float64]
-    """(B,) reward seen since the last call. Add to it after a step: `state.reward[i] += reward`."""
-    timesteps: npt.NDArray[np.int64]
-    """(B,) steps since the episode began."""
-    actions: dict[str, Array]
-    """Path of each leaf of the action space ("" for a simple one) → (B, …) the last actions, in env units."""
-    generators: list[np.random.Generator]
-    """One a row, for sampling."""
-    started: bool = False
 
 
 class Policy:
@@ -87,16 +67,21 @@ class Policy:
         self.decoding = decoding or DecodingConfig()
         self.sampling = self.decoding if self.decoding.strategy == "sample" else DecodingConfig(strategy="sample")
         self.target_return = check_target(data.default_target_return if target_return is None else target_return)
-        self.acted = [leaf.name("action") for leaf in leaves(action_space)]
+        self.acted = {leaf.name("action"): leaf for leaf in leaves(action_space)}
+        self.observed = {leaf.name("observation"): leaf for leaf in leaves(observation_space)}
         context_fields = [f for f in model.fields if f.in_context]
         self.before = [f.name for f in context_fields if f.name not in self.acted]
         self.after = [f.name for f in context_fields if f.name in self.acted]
         self.tokens_after = sum(f.tokenizer.num_tokens for f in context_fields if f.name in self.acted and not f.joined)
         self.ages = np.array([1] * self.tokens_after + [0] * (model.tokens_per_step - self.tokens_after))
         self._anchor = next(model.parameters())
-        self._observed = [(leaf.path, leaf.name("observation")) for leaf in leaves(observation_space)]
-        self._acting = [(leaf, leaf.name("action")) for leaf in leaves(action_space)]
-        self.maskable = len(self.acted) == 1 and not isinstance(self._acting[0][0].space, spaces.Box)
+        (name, acted), *others = self.acted.items()
+        tokenizer = model.by_name[name].tokenizer
+        self.mask_size = (
+            None if others or isinstance(acted.space, spaces.Box) else tokenizer.vocab_size or tokenizer.token_width
+        )
+        """Entries of an action mask, n; None where actions cannot be masked: several parts, or a Box."""
+        self.masked_by = [leaf.path for leaf in self.observed.values() if leaf.path.split("/")[0] == ACTION_MASK]
         self._state: PolicyState | None = None
 
     @property
@@ -141,7 +126,7 @@ class Policy:
             raise InputError(
                 f"{targets.size} target returns were given for {num_envs} environments; give one, or one for each."
             )
-        layouts = {leaf.path: column_layout(leaf.space) for leaf, _ in self._acting}
+        layouts = {leaf.path: column_layout(leaf.space) for leaf in self.acted.values()}
         context = CONTEXTS[self.context](
             self.model.backbone, num_envs, self.context_length, self.model.tokens_per_step, self.model.width
         )
@@ -192,19 +177,20 @@ class Policy:
             first = first | starts
         state.started = True
         self.advance(state, first)
-        masks = observations.get(ACTION_MASK) if action_masks is None and self.maskable else action_masks
+        masks = action_masks
+        if masks is None and self.mask_size is not None and self.masked_by:
+            masks = np.concatenate([observations[path].reshape(rows, -1) for path in self.masked_by], axis=1)
         with torch.inference_mode():
             distributions = self.distributions(state, observations, first)
             if masks is not None:
                 distributions = mask_actions(distributions, masks, rows)
-            for leaf, name in self._acting:
-                tokens = choose(distributions[name], GREEDY if deterministic else self.sampling, state.generators)
-                state.actions[leaf.path] = self.to_actions(tokens, leaf, name)
+            chosen = choose(distributions, GREEDY if deterministic else self.sampling, state.generators)
+            state.actions = {leaf.path: self.to_actions(chosen[name], name) for name, leaf in self.acted.items()}
         actions = dict(state.actions)
         if single:  # a number of a Box stays an array, without axes: the space asks for one
             actions = {
                 leaf.path: actions[leaf.path][0, ...] if isinstance(leaf.space, spaces.Box) else actions[leaf.path][0]
-                for leaf, _ in self._acting
+                for leaf in self.acted.values()
             }
         return unflatten(self.action_space, actions), state
 
@@ -226,10 +212,8 @@ class Policy:
         `observations` are the parts of the observations by path, (B, …) each."""
         model, device = self.model, self.device
         values = {"return": state.returns_to_go}
-        for path, name in self._observed:
-            values[name] = observations[path]
-        for leaf, name in self._acting:
-            values[name] = state.actions[leaf.path]
+        values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
+        values |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
         beginning, names = bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
@@ -247,10 +231,11 @@ class Policy:
         hidden = state.context.step(x, counts, first).unsqueeze(1)
         return {name: model.head_of[name](hidden) for name in self.acted}
 
-    def to_actions(self, tokens: Tensor, leaf: Leaf, name: str) -> Array:
+    def to_actions(self, tokens: Tensor, name: str) -> Array:
         """(B, 1) ids or (B, 1, d) vectors → (B, …) actions inside their part of the action space, in its dtype."""
-        decoded = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu().numpy()
-        space = leaf.space
+        values = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu()
+        decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
+        space = self.acted[name].space
         if isinstance(space, spaces.Box):
             if space.dtype.kind in "iu":  # a tanh comes near its bound and never there
                 decoded = np.rint(decoded)
@@ -329,8 +314,6 @@ class Policy:
 
 
 GREEDY = DecodingConfig()
-ACTION_MASK = "action_mask"
-"""Key, in a Dict observation or an env's info, of the mask of the actions that may be taken."""
 
 
 def check_target(target: float) -> float:
@@ -339,35 +322,3 @@ def check_target(target: float) -> float:
             f"target return {target} is not finite; ask for a return such as those in `dtrl datasets show`."
         )
     return float(target)
-
-
-def mask_actions(distributions: Mapping[str, Distribution], masks: Array, rows: int) -> dict[str, Distribution]:
-    """The distributions with the actions that a mask (B, n) forbids taken out. Raises InputError where it fits no action, or leaves none."""
-    (name, distribution), *others = distributions.items()
-    if others or not isinstance(distribution, Categorical | OneHots):
-        raise InputError(
-            "action masks are for one Discrete, MultiDiscrete or MultiBinary action; this policy acts otherwise."
-        )
-    n = distribution.logits.shape[-1]
-    if (
-        isinstance(masks, (tuple, list))
-        and any(np.ndim(mask) for mask in masks)
-        and len({np.shape(m) for m in masks}) > 1
-    ):
-        masks = np.concatenate([np.asarray(mask) for mask in masks], axis=-1)  # one a choice, as Gymnasium samples by
-    allowed = np.asarray(masks, dtype=bool)
-    if allowed.shape == (n,) and rows == 1:
-        allowed = allowed[None]
-    if allowed.shape != (rows, n):
-        raise InputError(
-            f"action_masks has shape {allowed.shape}; give ({rows}, {n}), True where an action may be taken."
-        )
-    try:
-        return {name: allow(distribution, torch.from_numpy(allowed).to(distribution.logits.device).unsqueeze(1))}
-    except ValueError as error:
-        raise InputError(f"{error}; the environment is at fault.") from error
-
-
-def distribution_values(distribution: Distribution) -> Tensor:
-    """What two distributions are compared by: log-probabilities of ids, or the mode of a vector."""
-    return distribution.logits if isinstance(distribution, Categorical | OneHots) else distribution.mode

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution
 
 from dtrl.acting.context import CONTEXTS
-from dtrl.acting.policy import distribution_values
+from dtrl.heads import OneHots
 from dtrl.spaces import leaves
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Windows
@@ -55,8 +55,10 @@ def act_along(policy: "Policy", episodes: Trajectories) -> Tensor:
 
 
 def joined_values(distributions: Mapping[str, Distribution]) -> Tensor:
-    """(…, d) what is compared of all parts of an action, end to end."""
-    return torch.cat([distribution_values(d) for d in distributions.values()], dim=-1)
+    """(…, d) what is compared of all parts of an action, end to end: log-probabilities of ids, or the mode of a vector."""
+    return torch.cat(
+        [d.logits if isinstance(d, Categorical | OneHots) else d.mode for d in distributions.values()], dim=-1
+    )
 
 
 def teacher_forced(policy: "Policy", episodes: Trajectories, batch: int = 64) -> Tensor:

@@ -12,12 +12,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dtrl.acting.environments import descend, make_environment, seen_part
-from dtrl.acting.policy import ACTION_MASK, Policy, PolicyState
+from dtrl.acting.masks import MaskReader, joined_info
+from dtrl.acting.policy import Policy
+from dtrl.acting.state import PolicyState
 from dtrl.errors import InputError
-from dtrl.spaces import flatten, leaves, numbers_of, same_space, unflatten
+from dtrl.spaces import Space, flatten, leaves, numbers_of, same_space, unflatten
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
 
@@ -84,6 +87,10 @@ def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_e
 
 def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:
     """The keys of the part of the observations that the policy sees. Raises InputError where the environment's spaces are not the policy's."""
+    if isinstance(vector, AsyncVectorEnv) and vector.shared_memory and has_texts(policy.observation_space):
+        raise InputError(
+            "an AsyncVectorEnv with shared memory gives other texts than its environments (seen in Gymnasium 1.4); make it with shared_memory=False."
+        )
     seen = seen_part(vector.single_observation_space, policy.observation_space, observation, policy.data.dataset)
     if not same_space(policy.action_space, vector.single_action_space):
         raise InputError(
@@ -91,6 +98,10 @@ def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]", observation
             f"{policy.action_space}; evaluate it in the environment of its data."
         )
     return seen
+
+
+def has_texts(space: Space) -> bool:
+    return any(isinstance(leaf.space, spaces.Text) for leaf in leaves(space))
 
 
 class Rollout:
@@ -105,7 +116,7 @@ class Rollout:
         deterministic: bool,
         on_episode: Callable[[int], object],
     ) -> None:
-        self.seen = seen
+        self.seen, self.masks = seen, MaskReader(vector.single_observation_space, seen, policy.mask_size)
         self.policy, self.episodes, self.deterministic, self.on_episode = policy, episodes, deterministic, on_episode
         self.vector: Any = vector  # VectorEnv's own annotations leave out a list of seeds
         mode = vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
@@ -126,9 +137,7 @@ class Rollout:
         while any(p is not None for p in self.playing):
             seen = self.parts(observations)
             self.arm(state, first)
-            masks = masks_of(info, n)
-            if masks is None and self.policy.maskable and ACTION_MASK in seen:
-                masks = seen[ACTION_MASK].reshape(n, -1).astype(bool)
+            masks = self.masks.read(observations, info, n)
             if (
                 masks is not None
             ):  # of a row that is about to be reset, or plays nothing, the mask may be that of an end, which allows nothing
@@ -245,24 +254,3 @@ class Rollout:
         p = self.policy
         origin = Origin(f"rollouts of a policy trained on {p.data.dataset}", p.data.env_spec, p.data.reference)
         return Trajectories.from_episodes(ordered, p.observation_space, p.action_space, origin=origin)
-
-
-def masks_of(info: Mapping[str, Any], rows: int) -> Array | None:
-    """(B, n) the action masks in a vector environment's info; all actions for a row that gave none; None where no row gave one."""
-    if ACTION_MASK not in info:
-        return None
-    masks = np.asarray(info[ACTION_MASK])
-    given = np.asarray(info.get(f"_{ACTION_MASK}", np.ones(rows, dtype=bool)), dtype=bool)
-    if masks.dtype == object:
-        some = next(np.asarray(m) for m, g in zip(masks, given, strict=True) if g)
-        masks = np.stack([np.asarray(m) if g else np.ones_like(some) for m, g in zip(masks, given, strict=True)])
-    return np.where(given[:, None], masks.reshape(rows, -1), True).astype(bool)
-
-
-def joined_info(before: Mapping[str, Any], begun: Mapping[str, Any], done: Array) -> dict[str, Any]:
-    """The action masks after some rows have been reset: theirs from the reset, the others' as they were."""
-    rows = len(done)
-    old, new = masks_of(before, rows), masks_of(begun, rows)
-    if old is None and new is None:
-        return {}
-    return {ACTION_MASK: np.where(done[:, None], True if new is None else new, True if old is None else old)}

@@ -1,6 +1,6 @@
 """The run directory: what is where, and which checkpoint is the newest good one.
 
-RUN/config.toml                     every setting of the run
+RUN/config.toml                     every setting of the run, and which data it loaded
 RUN/checkpoints/update-00001000/    one folder a checkpoint, renamed into place when it is whole
     policy.safetensors              the policy (see `artefact`)
     optimizer.safetensors           what training needs to go on
@@ -20,6 +20,7 @@ from dtrl.acting.policy import Policy
 from dtrl.errors import InputError
 
 CHECKPOINT = re.compile(r"update-(\d{8,})")
+CONFIG_FILE, RESULT_FILE = "config.toml", "result.json"
 POLICY_FILE = "policy.safetensors"
 MANIFEST = "manifest.json"
 

@@ -34,9 +34,9 @@ def make_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code."""
-    parsed = make_parser().parse_args(arguments)
     warnings.showwarning = show_warning  # type: ignore[assignment]
     try:
+        parsed = make_parser().parse_args(arguments)
         parsed.run(parsed)
         return 0
     except InputError as error:

@@ -3,14 +3,22 @@
 import argparse
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dtrl.config import DataConfig, ModelConfig, TrainingConfig, plain_type
+from dtrl.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig, plain_type
 from dtrl.errors import InputError, did_you_mean
 
-SECTIONS = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+if TYPE_CHECKING:
+    from dtrl.trajectories import Trajectories
+
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "data": (SourceConfig, DataConfig),
+    "model": (ModelConfig,),
+    "training": (TrainingConfig,),
+}
 """Tables of a config file → the settings in them."""
 
 
@@ -33,9 +41,63 @@ def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None
             )
 
 
+def add_file_flags(parser: argparse.ArgumentParser) -> None:
+    """How files of other tools are read: flags of every verb that takes a file."""
+    group = parser.add_argument_group("files of other tools")
+    group.add_argument(
+        "--from",
+        dest="format",
+        default=argparse.SUPPRESS,
+        metavar="FORMAT",
+        help="d4rl, d3rlpy, pickle, npz, csv or parquet (default: told by the content)",
+    )
+    group.add_argument(
+        "--env",
+        default=argparse.SUPPRESS,
+        metavar="ENV",
+        help="environment that the file is from: its spaces and its number of steps then hold",
+    )
+    group.add_argument(
+        "--columns",
+        nargs="+",
+        action=ColumnsByRole,
+        default=argparse.SUPPRESS,
+        metavar="ROLE=A,B",
+        help="for a table: which columns are what, such as observation=x,v action=a reward=r episode=id; "
+        "further roles are terminal, timeout and next_observation",
+    )
+
+
+class ColumnsByRole(argparse.Action):
+    """`--columns observation=x,v reward=r` as a mapping."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        roles: dict[str, list[str]] = {}
+        for text in values:
+            role, equals, names = text.partition("=")
+            if not equals or not names:
+                raise InputError(f"--columns {text!r} is not ROLE=COLUMN,COLUMN; write for instance observation=x,v.")
+            if role in roles:
+                raise InputError(f"--columns names {role} twice; write {role}=A,B.")
+            roles[role] = names.split(",")
+        setattr(namespace, self.dest, roles)
+
+
+def load(settings: Mapping[str, Any]) -> "Trajectories":
+    """The trajectories that the settings of SourceConfig and DataConfig among `settings` ask for."""
+    from dtrl.trajectories import load_trajectories
+
+    asked = {name: value for name, value in settings.items() if name in names_of(SourceConfig, DataConfig)}
+    return load_trajectories(asked.pop("datasets"), **asked)
+
+
+def names_of(*configs: type) -> list[str]:
+    return [f.name for config in configs for f in fields(config)]
+
+
 def given(arguments: argparse.Namespace, *configs: type) -> dict[str, Any]:
     """The flags of the dataclasses that were given."""
-    names = {f.name for config in configs for f in fields(config)}
+    names = names_of(*configs)
     return {name: value for name, value in vars(arguments).items() if name in names}
 
 
@@ -58,7 +120,7 @@ def read_config(path: Path | None) -> dict[str, Any]:
             raise InputError(
                 f"{path} has {table!r} at its top, where only the tables {', '.join(SECTIONS)} belong; {did_you_mean(table, list(SECTIONS))}"
             )
-        known = [f.name for f in fields(SECTIONS[table])]
+        known = names_of(*SECTIONS[table])
         for name, value in values.items():
             if name not in known:
                 raise InputError(f"{path} has no use for {name!r} in [{table}]; {did_you_mean(name, known)}")

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags, add_json, given, write_json
-from dtrl.config import DataConfig
+from dtrl.cli.arguments import add_file_flags, add_flags, add_json, given, load, write_json
+from dtrl.config import DataConfig, SourceConfig
 from dtrl.errors import InputError
 
 
@@ -26,7 +26,7 @@ def add_parser(verbs: Any) -> None:
     )
     show.set_defaults(run=run_show)
     show.add_argument(
-        "dataset", nargs="+", metavar="ID", help="a Minari id, a dataset's folder, or a file; several count as one"
+        "datasets", nargs="+", metavar="ID", help="a Minari id, a dataset's folder, or a file; several count as one"
     )
     show.add_argument(
         "--max-timestep",
@@ -41,6 +41,7 @@ def add_parser(verbs: Any) -> None:
         help="also draw returns and lengths, actions, coverage and quality over the episodes, as PNGs in DIR",
     )
     add_json(show)
+    add_file_flags(show)
     add_flags(show, DataConfig, "data")
     make = actions.add_parser(
         "make",
@@ -75,24 +76,9 @@ def add_import(actions: Any) -> None:
     bring.add_argument(
         "--as", dest="dataset_id", required=True, metavar="ID", help="id of the dataset, such as mine/walk-v0"
     )
-    bring.add_argument(
-        "--env", metavar="ENV", help="environment that the file is from: its spaces and its number of steps then hold"
-    )
-    bring.add_argument(
-        "--from",
-        dest="format",
-        metavar="FORMAT",
-        help="d4rl, d3rlpy, pickle, npz, csv or parquet (default: told by the content)",
-    )
-    bring.add_argument(
-        "--columns",
-        nargs="+",
-        metavar="ROLE=A,B",
-        help="for a table: which columns are what, such as observation=x,v action=a reward=r episode=id; "
-        "further roles are terminal, timeout and next_observation",
-    )
     bring.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
     add_json(bring)
+    add_file_flags(bring)
 
 
 def add_reference(actions: Any) -> None:
@@ -147,9 +133,9 @@ def run_list(arguments: argparse.Namespace) -> None:
 
 
 def run_show(arguments: argparse.Namespace) -> None:
-    from dtrl.trajectories import describe, load_trajectories
+    from dtrl.trajectories import describe
 
-    trajectories = load_trajectories(arguments.dataset, **given(arguments, DataConfig))
+    trajectories = load(given(arguments, SourceConfig, DataConfig))
     description = describe(trajectories, arguments.max_timestep)
     print(description.text())
     result = description.to_dict()
@@ -185,9 +171,7 @@ def run_import(arguments: argparse.Namespace) -> None:
     from dtrl.trajectories.formats import read_file
 
     check_target(arguments.dataset_id, arguments.overwrite)
-    trajectories, assumed = read_file(
-        arguments.file, arguments.format, arguments.env, columns_by_role(arguments.columns)
-    )
+    trajectories, assumed = read_file(arguments.file, **given(arguments, SourceConfig))
     dataset = write_minari(
         trajectories,
         arguments.dataset_id,
@@ -201,21 +185,6 @@ def run_import(arguments: argparse.Namespace) -> None:
     print(description.text())
     print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")
     write_json(arguments.json, {"assumed": assumed, **description.to_dict()})
-
-
-def columns_by_role(texts: list[str] | None) -> dict[str, list[str]] | None:
-    """`--columns observation=x,v reward=r` as a mapping."""
-    if texts is None:
-        return None
-    roles: dict[str, list[str]] = {}
-    for text in texts:
-        role, equals, names = text.partition("=")
-        if not equals or not names:
-            raise InputError(f"--columns {text!r} is not ROLE=COLUMN,COLUMN; write for instance observation=x,v.")
-        if role in roles:
-            raise InputError(f"--columns names {role} twice; write {role}=A,B.")
-        roles[role] = names.split(",")
-    return roles
 
 
 def run_reference(arguments: argparse.Namespace) -> None:

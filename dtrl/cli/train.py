@@ -1,11 +1,13 @@
 """`dtrl train DATASET [DATASET …] --logdir RUN`."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags, add_json, given, read_config, write_json
-from dtrl.config import DataConfig, ModelConfig, TrainingConfig
+from dtrl.cli.arguments import add_file_flags, add_flags, add_json, given, load, names_of, read_config, write_json
+from dtrl.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig
+from dtrl.errors import InputError
 
 
 def add_parser(verbs: Any) -> None:
@@ -16,15 +18,18 @@ def add_parser(verbs: Any) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "dataset",
-        nargs="+",
+        "datasets",
+        nargs="*",
+        default=argparse.SUPPRESS,
         metavar="DATASET",
-        help="a Minari id such as hopper/medium-v0, a dataset's folder, or a file as `dtrl datasets import` takes it; several are mixed",
+        help="a Minari id such as hopper/medium-v0, a dataset's folder, or a file as `dtrl datasets import` takes it; several are mixed "
+        "(default: those of the run that is resumed, or of the --config)",
     )
     parser.add_argument(
         "--weights",
         type=float,
         nargs="+",
+        default=argparse.SUPPRESS,
         metavar="W",
         help="for several datasets: how often windows are drawn from each (default: every episode of all alike)",
     )
@@ -35,17 +40,22 @@ def add_parser(verbs: Any) -> None:
         metavar="RUN",
         help="folder of the run: TensorBoard log, checkpoints, result.json",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of RUN")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint of RUN, with the data and settings of its config.toml",
+    )
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE.toml",
-        help="settings from a file, such as another run's config.toml; flags win over it",
+        help="settings from a file, such as another run's config.toml; flags win over it, and named datasets over all that says which data it loads",
     )
     add_json(parser)
     add_flags(parser, TrainingConfig, "training")
     add_flags(parser, ModelConfig, "model")
     add_flags(parser, DataConfig, "data")
+    add_file_flags(parser)
     group = parser.add_argument_group("evaluation during training")
     group.add_argument(
         "--eval-every",
@@ -73,12 +83,11 @@ def add_parser(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from dtrl.evaluation.callback import EvaluationCallback
     from dtrl.training import train
-    from dtrl.trajectories import load_trajectories
 
-    settings = {**read_config(arguments.config), **given(arguments, TrainingConfig, ModelConfig, DataConfig)}
-    data = {name: settings.pop(name) for name in list(settings) if name in DataConfig.__dataclass_fields__}
+    settings = settings_of(arguments)
+    trajectories = load(settings)
+    settings = {name: value for name, value in settings.items() if name in names_of(TrainingConfig, ModelConfig)}
     settings.setdefault("updates", TrainingConfig().updates)
-    trajectories = load_trajectories(arguments.dataset, weights=arguments.weights, **data)
     callbacks = []
     if arguments.eval_episodes:
         callbacks.append(
@@ -102,8 +111,45 @@ def run(arguments: argparse.Namespace) -> None:
     write_json(arguments.json, read_result(arguments.logdir, report))
 
 
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every setting that is not left to its default: those of the run that is resumed, over them those of --config, over them the flags."""
+    from dtrl.acting.runs import CONFIG_FILE
+
+    flags = given(arguments, TrainingConfig, ModelConfig, DataConfig, SourceConfig)
+    asked = read_config(arguments.config)
+    if "datasets" in flags:
+        asked = {name: value for name, value in asked.items() if name not in names_of(SourceConfig)}
+    asked |= flags
+    begun = arguments.logdir / CONFIG_FILE
+    settings = {**read_config(begun), **asked} if arguments.resume and begun.is_file() else asked
+    if "datasets" not in settings:
+        raise InputError(
+            "no dataset was named; give an id such as hopper/medium-v0, or the path of a folder or a file."
+        )
+    if settings is not asked:
+        check_same_data(settings, read_config(begun), arguments.logdir)
+    return settings
+
+
+def check_same_data(settings: dict[str, Any], stored: dict[str, Any], run: Path) -> None:
+    """Raise InputError where a run is resumed on data that were loaded otherwise than its own, naming each difference."""
+    from dtrl.training.checkpoint import differences
+
+    changed = []
+    for kind in (SourceConfig, DataConfig):
+        ours, theirs = ({n: v for n, v in all.items() if n in names_of(kind)} for all in (settings, stored))
+        if kind is DataConfig or "datasets" in theirs:  # a run on data made in Python does not say where they are from
+            changed += differences(asdict(kind(**ours)), asdict(kind(**theirs)))
+    if changed:
+        raise InputError(
+            f"{run} was begun on other data ({'; '.join(changed)}); resume it without naming any, or begin another run."
+        )
+
+
 def read_result(run: Path, report: Any) -> dict[str, Any]:
     import json
 
-    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    from dtrl.acting.runs import RESULT_FILE
+
+    result: dict[str, Any] = json.loads((run / RESULT_FILE).read_text())
     return {**result, "evaluation": None if report is None else report.to_dict()}

@@ -1,6 +1,7 @@
 """Distributions → tokens."""
 
-from dtrl.decoding.choice import allow, choose
+from dtrl.decoding.choice import choose
+from dtrl.decoding.masks import mask_actions
 from dtrl.decoding.processors import PROCESSORS, process
 
-__all__ = ["PROCESSORS", "allow", "choose", "process"]
+__all__ = ["PROCESSORS", "choose", "mask_actions", "process"]

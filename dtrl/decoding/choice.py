@@ -2,8 +2,7 @@
 
 Random numbers come from one generator a row, so a row's sample does not depend on its neighbours or on their number."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,19 +16,24 @@ from dtrl.heads import OneHots, PointMass, TanhNormal
 
 
 def choose(
-    distribution: Distribution, config: DecodingConfig, generators: Sequence[np.random.Generator] = ()
-) -> Tensor:
-    """Tokens (B, …) from a distribution of batch shape (B, …); `generators` has one for each row, and none is used when greedy.
+    distributions: Mapping[str, Distribution], config: DecodingConfig, generators: Sequence[np.random.Generator] = ()
+) -> dict[str, Tensor]:
+    """A token (B, …) of every part of an action, from its distribution of batch shape (B, …); `generators` has one for each row, and none is used
+    when greedy.
 
-    Raises InputError where top-k, top-p or min-p is asked of a continuous distribution, which has no list of tokens to cut."""
-    if config.strategy == "greedy":  # which allows no cuts
-        return distribution.mode
-    if not isinstance(distribution, Categorical | OneHots):
+    Top-k, top-p and min-p cut the lists of the categorical parts; a continuous part has none, and is sampled whole. Raises InputError where they are
+    asked for and no part is categorical."""
+    if config.strategy == "sample":  # greedy allows no cuts
         cuts = [name for name, (_, off) in PROCESSORS.items() if name != "temperature" and getattr(config, name) != off]
-        if cuts:
+        if cuts and not any(isinstance(d, Categorical | OneHots) for d in distributions.values()):
             raise InputError(
                 f"{', '.join(cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
             )
+    return {name: token_of(distribution, config, generators) for name, distribution in distributions.items()}
+
+
+def token_of(distribution: Distribution, config: DecodingConfig, generators: Sequence[np.random.Generator]) -> Tensor:
+    """The mode when greedy, else a sample."""
     if config.greedy:
         return distribution.mode
     if isinstance(distribution, Categorical):
@@ -46,20 +50,6 @@ def choose(
     noise = draw(generators, normal.mean.shape, normal.mean, "standard_normal")
     sample = normal.mean + config.temperature * normal.base_dist.stddev * noise
     return torch.tanh(sample) if isinstance(distribution, TanhNormal) else sample
-
-
-def allow(distribution: Categorical | OneHots, allowed: Tensor) -> Categorical | OneHots:
-    """The distribution without what is not `allowed` (…, n) bool; the rest is normalised. Raises ValueError where nothing is left of a choice."""
-    logits = distribution.logits.masked_fill(~allowed, -math.inf)
-    sizes = distribution.sizes if isinstance(distribution, OneHots) else (logits.shape[-1],)
-    for i, part in enumerate(allowed.split_with_sizes(list(sizes), dim=-1)):
-        empty = torch.nonzero(~part.any(dim=-1))
-        if len(empty):
-            choice = f" of choice {i}" if len(sizes) > 1 else ""
-            raise ValueError(f"the action mask of environment {int(empty[0][0])} allows no value{choice}")
-    if isinstance(distribution, OneHots):
-        return OneHots(logits, sizes)
-    return Categorical(logits=torch.log_softmax(logits, dim=-1), validate_args=False)
 
 
 def sample_categorical(logits: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dtrl.acting import Policy, make_environment
 from dtrl.acting.environments import descend, seen_part
-from dtrl.acting.policy import ACTION_MASK
+from dtrl.acting.masks import MaskReader
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.pictures import encode_gif
@@ -34,11 +34,13 @@ def record(
     try:
         frames, state = [], policy.initial_state(1, target_return)
         seen = seen_part(environment.observation_space, policy.observation_space, part, policy.data.dataset)
+        masks = MaskReader(environment.observation_space, seen, policy.mask_size)
         observation, info = environment.reset(seed=seed)
         done = False
         while not done:
             frames.append(frame(environment))
-            action, state = policy.predict(descend(observation, seen), state, action_masks=info.get(ACTION_MASK))
+            mask = masks.read_one(observation, info)
+            action, state = policy.predict(descend(observation, seen), state, action_masks=mask)
             observation, reward, terminated, truncated, info = environment.step(action)
             state.reward += float(reward)
             done = terminated or truncated

@@ -8,11 +8,20 @@ from torch import Tensor
 from dtrl.tokenizers.base import Tokenizer
 
 CHANNELS = 4
-"""An axis of at most so many entries at the end is of channels (grey, RGB, with alpha); else channels come first."""
+"""An axis of at most so many entries is of channels: grey, RGB, with alpha."""
+
+
+def channels_last(frame: tuple[int, ...]) -> bool:
+    """Whether the last axis of a frame is that of its channels, and not the first: the one of at most CHANNELS entries, else the shorter one. Where both
+    are alike in that, as in (3, 3, 3), the last one is, by Gymnasium's convention."""
+    first, _, last = frame
+    return last <= CHANNELS or (first > CHANNELS and last <= first)
 
 
 class Image(Tokenizer):
-    """(H, W), (H, W, C) or (C, H, W), or a stack (F, …) of those → C · F channels first. Normalised where it is embedded."""
+    """(H, W), (H, W, C) or (C, H, W), or a stack (F, …) of the last two → C · F channels first. Normalised where it is embedded.
+
+    Which axis is that of the channels is told by `channels_last`; a grey stack (F, H, W) has its frames for channels."""
 
     vocab_size = None
     num_tokens = 1
@@ -23,7 +32,7 @@ class Image(Tokenizer):
         self.shape = shape
         stack, frame = (shape[:1], shape[1:]) if len(shape) == 4 else ((1,), shape)
         frame = frame if len(frame) == 3 else (1, *frame)
-        self.channels_last = len(shape) > 2 and frame[-1] <= CHANNELS < frame[0]
+        self.channels_last = len(shape) > 2 and channels_last(frame)
         channels, height, width = (frame[2], frame[0], frame[1]) if self.channels_last else frame
         self.grid = (stack[0] * channels, height, width)
         self.token_width = stack[0] * channels * height * width

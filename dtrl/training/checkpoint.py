@@ -13,7 +13,7 @@ import torch
 
 from dtrl.acting import Policy
 from dtrl.acting.runs import POLICY_FILE, checkpoints, update_of, verify, write_manifest
-from dtrl.config import ModelConfig, TrainingConfig
+from dtrl.config import TrainingConfig
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, sync_folder
 
@@ -64,31 +64,42 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
     return target
 
 
-def load_checkpoint(
-    folder: Path, optimizer: torch.optim.Optimizer, policy_model: torch.nn.Module, config: TrainingConfig
-) -> int:
-    """Put a verified checkpoint's weights and optimiser state in place; returns the number of updates it has seen.
+def load_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> None:
+    """Put the weights, the number of updates and the optimiser's state of a checkpoint, which `newest_good_checkpoint` has verified, in place.
 
-    Raises InputError where the run was begun with other training settings, naming each with both values."""
+    Raises InputError where the run was begun on other data, with another model or other training settings, naming each with both values."""
     from safetensors.torch import load_file
 
-    verify(folder)
-    stored = json.loads((folder / TRAINING_FILE).read_text())
-    changed = differences(asdict(config), stored["training"], FREE)
-    if changed:
-        raise InputError(
-            f"{folder.parent.parent} was begun with other settings ({'; '.join(changed)}); resume it with its own, or begin another run."
-        )
-    policy_model.load_state_dict(load_file(folder / POLICY_FILE))
+    run, stored = folder.parent.parent, Policy.load(folder / POLICY_FILE)
+    same_data(policy, stored, run)
+    refuse(run, "with another model", differences(asdict(policy.config), asdict(stored.config)))
+    training = json.loads((folder / TRAINING_FILE).read_text())
+    refuse(run, "with other settings", differences(asdict(config), training["training"], FREE))
+    policy.model.load_state_dict(stored.model.state_dict())
+    policy.updates = stored.updates
     load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))
-    if stored["threads"] != torch.get_num_threads():
+    if training["threads"] != torch.get_num_threads():
         import warnings
 
         warnings.warn(
-            f"the run had {stored['threads']} threads and has {torch.get_num_threads()} now: it goes on, but not bit for bit",
+            f"the run had {training['threads']} threads and has {torch.get_num_threads()} now: it goes on, but not bit for bit",
             stacklevel=2,
         )
-    return update_of(folder)
+
+
+def same_data(policy: Policy, stored: Policy, run: Path) -> None:
+    """Raise InputError where a run is resumed on data of another name or content."""
+    if (stored.data.dataset, stored.data.fingerprint) != (policy.data.dataset, policy.data.fingerprint):
+        raise InputError(
+            f"{run} was trained on {stored.data.dataset} ({stored.data.fingerprint}), and these data are others; resume it on its own data."
+        )
+
+
+def refuse(run: Path, begun: str, changed: list[str]) -> None:
+    if changed:
+        raise InputError(
+            f"{run} was begun {begun} ({'; '.join(changed)}); resume it with its own, or begin another run."
+        )
 
 
 def newest_good_checkpoint(run: Path) -> Path | None:
@@ -136,12 +147,3 @@ def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Coll
         for name, value in wanted.items()
         if name not in free and stored.get(name) != value
     ]
-
-
-def same_model(config: ModelConfig, stored: ModelConfig, run: Path) -> None:
-    """Raise InputError where a resumed run's model is not the one that is asked for, naming each difference."""
-    changed = differences(asdict(config), asdict(stored))
-    if changed:
-        raise InputError(
-            f"{run} was begun with another model ({'; '.join(changed)}); resume it with its own settings, or begin another run."
-        )

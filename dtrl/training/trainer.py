@@ -17,14 +17,14 @@ from torch import Tensor
 
 from dtrl.acting import Policy
 from dtrl.acting.artefact import parameters_sha256
-from dtrl.acting.runs import checkpoints, load_policy
+from dtrl.acting.runs import CONFIG_FILE, RESULT_FILE, checkpoints
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.sequence_model import Loss
-from dtrl.training.checkpoint import UNFINISHED, load_checkpoint, newest_good_checkpoint, same_model, save_checkpoint
+from dtrl.training.checkpoint import UNFINISHED, load_checkpoint, newest_good_checkpoint, save_checkpoint
 from dtrl.training.logging import PROGRESS, RunLogger
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import choose_device, learning_rate, make_optimizer
@@ -42,7 +42,7 @@ class Event:
     """Updates done."""
     policy: Policy
     logger: RunLogger | None
-    """The run's log; None without a logdir."""
+    """The run's log; None without a logdir, and where a finished run is resumed, which has logged all it has to say."""
 
 
 Callback = Callable[[Event], bool | None]
@@ -110,6 +110,7 @@ class Trainer:
     ) -> None:
         self.config, self.logdir = config, logdir
         self.device = choose_device(config.device)
+        self.origin = trajectories.origin
         self.data = training_data(model_config, trajectories)
         self.model_config = resolve(model_config, self.data)
         checkpoint = check_logdir(logdir, resume) if logdir is not None else None
@@ -128,17 +129,8 @@ class Trainer:
             trajectories.action_space,
             DataSummary.of(trajectories),
         )
-        if checkpoint is not None and logdir is not None:
-            stored = load_policy(checkpoint)
-            same_model(self.model_config, stored.config, logdir)
-            if (
-                stored.data.fingerprint != self.policy.data.fingerprint
-                or stored.data.dataset != self.policy.data.dataset
-            ):
-                raise InputError(
-                    f"{logdir} was trained on {stored.data.dataset} ({stored.data.fingerprint}), and these data are others; resume it on its own data."
-                )
-            self.policy.updates = load_checkpoint(checkpoint, self.optimizer, self.model, config)
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self.policy, self.optimizer, config)
         self.loss: Callable[[Batch], Loss] = torch.compile(self.model.loss) if config.compile else self.model.loss
         self.stop_signal: int | None = None
 
@@ -146,7 +138,7 @@ class Trainer:
         config, begun = self.config, self.policy.updates
         with contextlib.ExitStack() as stack:
             logger = None
-            if self.logdir is not None:
+            if self.logdir is not None and not self.finished():
                 self.write_config()
                 # a run that was killed before its first checkpoint has left a log too
                 logger = stack.enter_context(RunLogger(self.logdir, purge_step=begun + 1 if begun else 0))
@@ -179,6 +171,16 @@ class Trainer:
                 self.finish(logger, last or newest_scalars(self.logdir))
             self.leave_if_interrupted()
         return self.policy
+
+    def finished(self) -> bool:
+        """Whether a run was resumed that has nothing left to do, not even to be evaluated and logged at its end."""
+        assert self.logdir is not None
+        if self.policy.updates < self.config.updates:
+            return False
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            result = json.loads((self.logdir / RESULT_FILE).read_text())
+            return bool(result.get("updates") == self.policy.updates)
+        return False
 
     def log(self, meter: "Meter", logger: RunLogger | None, bar: Any) -> dict[str, float]:
         """Log the means since the last entry, and return them."""
@@ -270,15 +272,17 @@ class Trainer:
         import tomli_w
 
         assert self.logdir is not None
-        model = {name: value for name, value in asdict(self.model_config).items() if value is not None}
-        training = {name: value for name, value in asdict(self.config).items() if value is not None}
-        document = {
+        loaded = self.origin.loaded or ()
+        data = {name: value for config in loaded for name, value in asdict(config).items()}
+        document: dict[str, Any] = {
             "dataset": self.policy.data.dataset,
-            "data": {"discount": self.data.discount, "delayed": self.data.delayed},
-            "model": model,
-            "training": training,
+            "data": {**data, "discount": self.data.discount, "delayed": self.data.delayed},
+            "model": asdict(self.model_config),
+            "training": asdict(self.config),
         }
-        write_atomically(self.logdir / "config.toml", tomli_w.dumps(document).encode())
+        for table in ("data", "model", "training"):  # TOML has no word for None
+            document[table] = {name: value for name, value in document[table].items() if value is not None}
+        write_atomically(self.logdir / CONFIG_FILE, tomli_w.dumps(document).encode())
 
     def finish(self, logger: RunLogger, last: dict[str, float]) -> None:
         """hparams in the run's own event file, and result.json."""
@@ -298,7 +302,7 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-        write_atomically(self.logdir / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+        write_atomically(self.logdir / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def check_logdir(logdir: Path, resume: bool) -> Path | None:

@@ -3,6 +3,7 @@
 Reading a Minari dataset costs about a millisecond an episode, mapping its columns about a millisecond in all. The folder is keyed on the
 sha256 of the files; so that the second load need not read them, a small index remembers size, times and inode of each file with the hash."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -20,6 +21,11 @@ import numpy as np
 from dtrl.files import cannot_write, replace
 from dtrl.trajectories.columns import Array
 
+if sys.platform != "win32":
+    import fcntl
+
+BUILDING = ".building-"
+"""Prefix of a folder until it is whole."""
 LAYOUT_VERSION = 1
 """Part of every key: raise it when the columns change their meaning, and old folders are no longer found."""
 
@@ -73,11 +79,12 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
     """The columns that `build(allocate)` makes, written straight into the cache and memory-mapped from there.
 
     The folder gets its name only when it is whole, so that a process that is killed, or one that builds the same at the same moment, leaves
-    no broken cache. When the cache cannot be written, the columns stay in memory, with a warning."""
+    no broken cache; what a killed one has left is removed here. When the cache cannot be written, the columns stay in memory, with a warning."""
     folder = folder_of(key)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+        remove_leftovers(folder.parent)
+        temporary, claimed = claim_folder(folder.parent)
     except OSError as error:
         warnings.warn(
             f"the cache folder {cache_folder()} cannot be written ({error}); set DTRL_CACHE to one that can",
@@ -114,10 +121,51 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
         raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if claimed is not None:
+            os.close(claimed)
     found = find(key)
     if found is None:
         raise OSError(f"the cache {folder} vanished while it was written")
     return found
+
+
+def claim_folder(parent: Path) -> tuple[Path, int | None]:
+    """A new folder to build in, and the handle by which it is locked until that is closed or the process dies; None where the system has no such lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=BUILDING))
+        if sys.platform == "win32":
+            return folder, None
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks, on which nothing is ever removed
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if is_open_at(handle, folder):
+                return folder, handle
+            os.close(handle)
+        # another process has taken it for a leftover before it was locked
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Delete the folders of builds whose process was killed. One that is being built is locked by its process, and is left alone."""
+    if sys.platform == "win32":
+        return
+    for folder in parent.glob(f"{BUILDING}*"):
+        with contextlib.suppress(OSError):  # locked, gone, or another user's
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_open_at(handle, folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def is_open_at(handle: int, path: Path) -> bool:
+    """Whether an open handle is of what has this path now."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def reserve(path: Path) -> None:

@@ -3,6 +3,7 @@
 Letters: N steps in all episodes together, E episodes, S width of an observation, A width of an action. All values are in the
 environment's own units; nothing is normalised here."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dtrl.config import DataConfig, SourceConfig
 from dtrl.errors import InputError
 from dtrl.spaces import Space, leaves, unflatten
 from dtrl.trajectories.filling import empty_columns, fill_episode
@@ -34,6 +36,8 @@ class Origin:
     """Those of the datasets that were mixed."""
     lossy_images: bool = False
     """Whether the images were stored as JPEG, which changes pixels."""
+    loaded: tuple[SourceConfig, DataConfig] | None = None
+    """What `load_trajectories` was asked for; None for other data, and where some of the episodes were selected since."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +96,11 @@ class Trajectories:
     def structured(self, name: str, space: Space) -> Any:
         return unflatten(space, {leaf.path: self.columns[leaf.name(name)] for leaf in leaves(space)})
 
+    def parts(self, role: str) -> list[tuple[str, Space, Array]]:
+        """Name, space and column of each leaf of the `observations` or `actions`."""
+        space = self.observation_space if role == "observations" else self.action_space
+        return [(leaf.name(role), leaf.space, self.columns[leaf.name(role)]) for leaf in leaves(space)]
+
     @property
     def rewards(self) -> Array:
         """(N,) float32, undelayed and undiscounted."""
@@ -147,7 +156,7 @@ class Trajectories:
         return np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
 
     def select(self, episodes: Sequence[int] | Array) -> "Trajectories":
-        """The given episodes, in the given order, copied."""
+        """The given episodes, in the given order, copied; the origin's fingerprint is then of the data and this choice."""
         episodes = np.asarray(episodes, dtype=np.int64)
         lengths = self.episode_lengths[episodes]
         starts = np.cumsum(lengths) - lengths
@@ -156,7 +165,11 @@ class Trajectories:
             name: column[episodes if name.startswith("final_") else rows] for name, column in self.columns.items()
         }
         mixture = self.mixture and replace(self.mixture, part=self.mixture.part[episodes])
-        return replace(self, columns=columns, episode_starts=starts, mixture=mixture)
+        fingerprint = self.origin.fingerprint
+        if fingerprint is not None:
+            fingerprint = hashlib.sha256(fingerprint.encode() + episodes.tobytes()).hexdigest()
+        origin = replace(self.origin, fingerprint=fingerprint, loaded=None)
+        return replace(self, columns=columns, episode_starts=starts, origin=origin, mixture=mixture)
 
     def best(self, fraction: float) -> "Trajectories":
         """The `fraction` of episodes with the highest returns, at least one, in their own order."""
@@ -197,32 +210,48 @@ class Trajectories:
     ) -> "Trajectories":
         """Trajectories from episodes laid end to end in arrays (N, …).
 
-        Episodes begin at `episode_starts` (E,), by default after every row that is terminated or truncated; an unfinished last one counts as truncated.
-        Without `final_observations` (E, …) the last observation of each episode stands for the one after its last step. Raises InputError as
-        `from_episodes` does, and where the arrays differ in length."""
-        parts = {
-            "observations": np.asarray(observations),
-            "actions": np.asarray(actions),
+        Observations and actions of a composite space are a dict or tuple with an array (N, …) for each of its parts, nested as the space is, and so are
+        `final_observations`. Episodes begin at `episode_starts` (E,), by default after every row that is terminated or truncated; an unfinished last one
+        counts as truncated. Without `final_observations` (E, …) the last observation of each episode stands for the one after its last step. Raises
+        InputError as `from_episodes` does, and where the arrays differ in length."""
+        observed = arrays_of(observations, observation_space, "observations")
+        acted = arrays_of(actions, action_space, "actions")
+        others = {
             "rewards": np.asarray(rewards),
             "terminations": np.asarray(terminations, dtype=bool),
             "truncations": np.array(truncations, dtype=bool),
         }
-        steps = len(parts["rewards"])
-        for name, values in parts.items():
+        steps = len(others["rewards"])
+        for name, values in [*observed.values(), *acted.values(), *others.items()]:
             if len(values) != steps:
                 raise InputError(
                     f"{name} have {len(values)} rows for {steps} rewards; every array needs a row for every step."
                 )
         if episode_starts is None:
-            episode_starts = starts_after(parts["terminations"] | parts["truncations"])
+            episode_starts = starts_after(others["terminations"] | others["truncations"])
         ends = np.append(episode_starts, steps)[1:].astype(np.int64)
-        parts["truncations"][ends - 1] |= ~parts["terminations"][ends - 1]
+        others["truncations"][ends - 1] |= ~others["terminations"][ends - 1]
         if final_observations is None:
-            final_observations = parts["observations"][ends - 1]
+            finals = {path: (name, values[ends - 1]) for path, (name, values) in observed.items()}
+        else:
+            finals = arrays_of(final_observations, observation_space, "final_observations")
+        for name, values in finals.values():
+            if len(values) != len(ends):
+                raise InputError(f"{name} have {len(values)} rows for {len(ends)} episodes; give one for each.")
         episodes = []
-        for start, end, final in zip(episode_starts, ends, final_observations, strict=True):
-            episode = {name: values[start:end] for name, values in parts.items()}
-            episodes.append({**episode, "observations": np.concatenate([episode["observations"], [final]])})
+        for i, (start, end) in enumerate(zip(episode_starts, ends, strict=True)):
+            seen = {
+                path: np.concatenate([values[start:end], finals[path][1][i : i + 1]])
+                for path, (_, values) in observed.items()
+            }
+            done = {path: values[start:end] for path, (_, values) in acted.items()}
+            episodes.append(
+                {
+                    "observations": unflatten(observation_space, seen),
+                    "actions": unflatten(action_space, done),
+                    **{name: values[start:end] for name, values in others.items()},
+                }
+            )
         return cls.from_episodes(episodes, observation_space, action_space, **rest)
 
     @classmethod
@@ -286,6 +315,26 @@ def returns_to_go(
         tail[:running] = rewards[rows] + discount * tail[:running]
         out[rows] = tail[:running]
     return out
+
+
+def arrays_of(value: Any, space: Space, role: str) -> dict[str, tuple[str, Array]]:
+    """Path of each leaf of a space → its name in messages, and its values as an array with a row a step. Raises InputError where a part is missing or has
+    no rows."""
+    parts, found = flatten(space, value), {}
+    for leaf in leaves(space):
+        name = leaf.name(role)
+        try:
+            values = numbers_of(leaf.space, parts[leaf.path])
+        except ValueError as error:
+            raise InputError(
+                f"{name} are no array of rows of one shape ({error}); the space is {leaf.space}."
+            ) from error
+        if not values.ndim:
+            raise InputError(
+                f"{name} are {str(values)[:60]}, and the space is {space}; give an array with a row a step for each of its parts."
+            )
+        found[leaf.path] = name, values
+    return found
 
 
 def starts_after(ends: Array) -> npt.NDArray[np.int64]:

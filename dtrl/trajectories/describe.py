@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from dtrl.spaces import leaves
 from dtrl.trajectories.columns import Trajectories
 
 MAX_IMAGES = 2_000
@@ -86,9 +85,8 @@ def find_problems(trajectories: Trajectories, max_timestep: int | None = None) -
         problems.append(
             f"every episode returns {returns[0]:.6g}: with one return level, conditioning on the return can have no effect."
         )
-    for role, space in (("observations", trajectories.observation_space), ("actions", trajectories.action_space)):
-        for leaf in leaves(space):
-            problems += problems_of_column(leaf.name(role), trajectories.columns[leaf.name(role)])
+    for name, _, column in [*trajectories.parts("observations"), *trajectories.parts("actions")]:
+        problems += problems_of_column(name, column)
     problems += open_bounds(trajectories)
     if trajectories.origin.lossy_images:
         problems.append(
@@ -133,26 +131,19 @@ def problems_of_column(name: str, column: npt.NDArray[Any]) -> list[str]:
 
 def open_bounds(trajectories: Trajectories) -> list[str]:
     """Actions without finite bounds: a policy then stays within what the data hold."""
-    problems = []
-    for leaf in leaves(trajectories.action_space):
-        if (
-            isinstance(leaf.space, spaces.Box)
-            and not (np.isfinite(leaf.space.low) & np.isfinite(leaf.space.high)).all()
-        ):
-            values = trajectories.columns[leaf.name("actions")]
-            problems.append(
-                f"{leaf.name('actions')} have no finite bounds in the space: a policy will stay within those of the data, "
-                f"{values.min():.6g} … {values.max():.6g}."
-            )
-    return problems
+    return [
+        f"{name} have no finite bounds in the space: a policy will stay within those of the data, {values.min():.6g} … {values.max():.6g}."
+        for name, space, values in trajectories.parts("actions")
+        if isinstance(space, spaces.Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all()
+    ]
 
 
 def repeated_actions(trajectories: Trajectories) -> float | None:
     """Share of steps that repeat the action before them, when it is above a half and the actions are continuous (in a discrete space holding is legal)."""
-    boxes = [leaf.name("actions") for leaf in leaves(trajectories.action_space) if isinstance(leaf.space, spaces.Box)]
+    boxes = [values for _, space, values in trajectories.parts("actions") if isinstance(space, spaces.Box)]
     if not boxes or trajectories.num_steps < 2:
         return None
-    columns = [trajectories.columns[name].reshape(trajectories.num_steps, -1) for name in boxes]
+    columns = [values.reshape(trajectories.num_steps, -1) for values in boxes]
     same = np.logical_and.reduce([(column[1:] == column[:-1]).all(axis=1) for column in columns])
     same[trajectories.episode_starts[1:] - 1] = False
     share = float(same.mean())

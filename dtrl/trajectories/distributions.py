@@ -1,6 +1,6 @@
 """How returns, lengths, actions and observations of a dataset are distributed: the numbers behind the plots of `dtrl datasets show`.
 
-Letters as in columns.py: N steps, E episodes. Columns are found by their names, so that a space of several parts is no special case."""
+Letters as in columns.py: N steps, E episodes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -75,19 +75,19 @@ def counts_of_values(name: str, values: Array, space: Any = None) -> Histogram:
 def action_histograms(trajectories: Trajectories) -> list[Histogram]:
     """One for each dimension of the actions, of the first 16."""
     found: list[Histogram] = []
-    for name, column in _columns(trajectories, "actions"):
+    for name, space, column in trajectories.parts("actions"):
         flat = column.reshape(len(column), -1)
         for i in range(min(flat.shape[1], MAX_DIMENSIONS - len(found))):
             label = name if column.ndim == 1 else f"{name}[{i}]"
             if _is_whole(column):
-                found.append(counts_of_values(label, flat[:, i], trajectories.action_space))
+                found.append(counts_of_values(label, flat[:, i], space))
             else:
                 found.append(histogram(label, flat[:, i], MAX_BINS))
     return found
 
 
 def num_action_dimensions(trajectories: Trajectories) -> int:
-    return sum(int(np.prod(column.shape[1:])) for _, column in _columns(trajectories, "actions"))
+    return sum(int(np.prod(column.shape[1:])) for _, _, column in trajectories.parts("actions"))
 
 
 def coverage(trajectories: Trajectories, seed: int = 0) -> Coverage:
@@ -95,11 +95,11 @@ def coverage(trajectories: Trajectories, seed: int = 0) -> Coverage:
 
     Every dimension that varies is first centred and divided by its standard deviation, so that units decide nothing. A column of ids
     counts as one dimension, 0 or 1, an id."""
-    columns = _columns(trajectories, "observations")
-    width = sum(_num_features(column) for _, column in columns)
+    columns = [column for _, _, column in trajectories.parts("observations")]
+    width = sum(map(_num_features, columns))
     size = min(max(SAMPLED_NUMBERS // width, MIN_SAMPLED_STEPS), MAX_SAMPLED_STEPS, trajectories.num_steps)
     steps = np.sort(np.random.default_rng(seed).choice(trajectories.num_steps, size, replace=False))
-    features = np.concatenate([_features(column[steps]) for _, column in columns], axis=1)
+    features = np.concatenate([_features(column[steps]) for column in columns], axis=1)
     left, sizes, right = np.linalg.svd(features, full_matrices=False)
     largest = np.abs(right).argmax(axis=1)
     signs = np.where(right[np.arange(len(right)), largest] < 0, -1.0, 1.0)  # otherwise they would be arbitrary
@@ -118,10 +118,6 @@ def running_mean(values: Array, reach: int) -> Floats:
     first, last = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
     means: Floats = (sums[last] - sums[first]) / (last - first)
     return means
-
-
-def _columns(trajectories: Trajectories, name: str) -> list[tuple[str, Array]]:
-    return [(key, c) for key, c in trajectories.columns.items() if key == name or key.startswith(f"{name}/")]
 
 
 def _is_whole(column: Array) -> bool:

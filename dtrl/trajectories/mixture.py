@@ -59,7 +59,7 @@ def check_weights(weights: Sequence[float] | None, count: int) -> None:
         raise InputError(f"{len(weights)} weights were given for {count} datasets; give one for each.")
     for weight in weights:
         if not (math.isfinite(weight) and weight > 0):
-            raise InputError(f"weight {weight} must be a positive number; leave the dataset out for none of it.")
+            raise InputError(f"weight {weight:g} must be a positive number; leave the dataset out for none of it.")
 
 
 def joined(parts: Sequence[Trajectories]) -> dict[str, Array]:

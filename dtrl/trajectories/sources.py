@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrl.config import DataConfig
+from dtrl.config import DataConfig, SourceConfig, texts
 from dtrl.errors import InputError, did_you_mean
 from dtrl.spaces import is_image, leaves
 from dtrl.trajectories import cache
@@ -51,22 +51,24 @@ def load_trajectories(
     Raises InputError for an unknown id, spaces that cannot be tokenized, NaN or infinity (naming episode and field), an empty dataset, episodes of
     0 or 1 steps (see `short_episodes`), and metadata that disagree with the data. Nothing in the dataset's metadata is ever executed."""
     config = DataConfig(**options)
-    datasets = [dataset] if isinstance(dataset, str | os.PathLike) else list(dataset)
-    check_weights(weights, len(datasets))
-    return mix([load_one(one, config, format, env, columns) for one in datasets], weights)
+    names = texts("datasets", [dataset] if isinstance(dataset, str | os.PathLike) else list(dataset))
+    source = SourceConfig(tuple(names), None if weights is None else tuple(weights), format, env, columns)
+    check_weights(source.weights, len(source.datasets))
+    if (format or env or columns) and names and not any(map(os.path.isfile, source.datasets)):
+        raise InputError(
+            f"format, env and columns are for files, and {', '.join(source.datasets)} is none; leave them out."
+        )
+    whole = mix([load_one(one, config, source) for one in source.datasets], source.weights)
+    return replace(whole, origin=replace(whole.origin, loaded=(source, config)))
 
 
-def load_one(
-    dataset: Dataset, config: DataConfig, format: str | None, env: str | None, columns: Columns | None
-) -> Trajectories:
+def load_one(dataset: str, config: DataConfig, source: SourceConfig) -> Trajectories:
     """One dataset or file, filtered."""
     if os.path.isfile(dataset):
-        whole, _ = read_file(Path(dataset), format, env, columns)
+        whole, _ = read_file(Path(dataset), source.format, source.env, source.columns)
         whole = replace(whole, discount=config.discount, delayed=config.delayed)
-    elif format or env or columns:
-        raise InputError(f"format, env and columns are for files, and {dataset} is none; leave them out.")
     else:
-        whole = load_minari(os.fspath(dataset), config)
+        whole = load_minari(dataset, config)
     return chosen(whole, config)
 
 
@@ -93,14 +95,17 @@ def load_minari(dataset: str, config: DataConfig) -> Trajectories:
         else None,
         fingerprint=key,
         lossy_images=bool(metadata.get("jpeg_encoding"))
-        and any(
-            is_image(leaf.space) and min((leaf.space.shape or ())[:2]) >= JPEG_SIDE
-            for leaf in leaves(observation_space)
-        ),
+        and any(may_be_jpeg(leaf.space) for leaf in leaves(observation_space)),
     )
     return Trajectories(
         columns, np.asarray(starts), observation_space, action_space, origin, config.discount, config.delayed
     )
+
+
+def may_be_jpeg(space: Space) -> bool:
+    """Whether Minari, where it encodes images, encodes those of a space: single frames of uint8, with a side of JPEG_SIDE or more."""
+    shape = space.shape or ()
+    return is_image(space) and space.dtype == np.uint8 and len(shape) < 4 and min(shape[:2]) >= JPEG_SIDE
 
 
 def locate(dataset: str) -> Path:

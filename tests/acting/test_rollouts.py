@@ -7,12 +7,14 @@ import json
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import dtrl
 from dtrl.acting import Episode, rollout
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
+from dtrl.trajectories import Trajectories
 
 EPISODES = [Episode(target_return=float(i % 4) * 5, seed=100 + i) for i in range(11)]
 NAMES = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -105,6 +107,47 @@ def test_environments_in_other_processes_play_the_same(policy_for, scripted_env,
     vectors[1].close()
     for name in one.columns:
         np.testing.assert_array_equal(one.columns[name], other.columns[name])
+
+
+class Spelling(gymnasium.Env):
+    """Shows one more letter at every step."""
+
+    observation_space, action_space = spaces.Text(4, charset="ab"), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.text = "b"
+        return self.text, {}
+
+    def step(self, action):
+        self.text += "ab"[action]
+        return self.text, 1.0, len(self.text) == 4, False, {}
+
+
+def test_texts_come_whole_from_any_vector_environment_or_it_is_refused(untrained_policy):
+    data = Trajectories.from_episodes(
+        [
+            {
+                "observations": ["b", "ba", "bab"],
+                "actions": [0, 1],
+                "rewards": [1.0, 1.0],
+                "terminations": [False, True],
+                "truncations": [False, False],
+            }
+        ],
+        Spelling.observation_space,
+        Spelling.action_space,
+    )
+    policy, one = untrained_policy(data), [Episode(3.0, 0)]
+    shared = AsyncVectorEnv([Spelling], autoreset_mode=AutoresetMode.DISABLED)
+    with pytest.raises(InputError, match="make it with shared_memory=False"):
+        rollout(policy, shared, one)
+    apart = AsyncVectorEnv([Spelling], autoreset_mode=AutoresetMode.DISABLED, shared_memory=False)
+    played = rollout(policy, apart, one)
+    shared.close()
+    apart.close()
+    assert played.observations[0].tolist() == [2, 0, 0, 0]
+    np.testing.assert_array_equal(played.observations, rollout(policy, Spelling, one).observations)
 
 
 @pytest.mark.parametrize("deterministic", [True, False], ids=["greedy", "sampled"])

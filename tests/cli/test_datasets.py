@@ -99,3 +99,20 @@ def test_a_dataset_that_exists_is_kept_unless_it_may_be_replaced(table, capsys):
     assert dtrl.load_trajectories("mine/walk-v0").rewards[-1] == 2
     assert main([*arguments, "--overwrite"]) == 0
     assert dtrl.load_trajectories("mine/walk-v0").rewards[-1] == 9
+
+
+def test_show_reads_a_file_as_import_does(table, capsys):
+    assert main(["datasets", "show", str(table), *COLUMNS, "--from", "csv", "--min-return", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "episodes       2 (" in printed
+    assert "Box(-inf, inf, (2,), float32)" in printed
+    assert main(["datasets", "show", str(table), *COLUMNS, "--env", "CartPole-v1"]) == 2
+    assert "observations of" in capsys.readouterr().err
+
+
+def test_columns_are_for_files_which_may_stand_beside_a_dataset(table, capsys):
+    assert main(["datasets", "import", str(table), "--as", "mine/walk-v0", *COLUMNS]) == 0
+    assert main(["datasets", "show", "mine/walk-v0", *COLUMNS]) == 2
+    assert "format, env and columns are for files, and mine/walk-v0 is none" in capsys.readouterr().err
+    assert main(["datasets", "show", "mine/walk-v0", str(table), *COLUMNS]) == 0
+    assert "episodes       4 (" in capsys.readouterr().out

@@ -9,7 +9,8 @@ from scipy.stats import chisquare, kstest, norm
 from torch.distributions import Categorical, Independent, Normal
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding import choose, process
+from dtrl.decoding import choose as choose_parts
+from dtrl.decoding import process
 from dtrl.errors import InputError
 from dtrl.heads import PointMass, TanhNormal
 
@@ -18,6 +19,11 @@ ALPHA = 1e-4
 LOGITS = torch.tensor([0.1, 2.0, -math.inf, 1.0, -1.0, 2.0])
 MANY = (100, 200)
 """Rows, and tokens of a row: 20,000 draws."""
+
+
+def choose(distribution, config, rows=()):
+    """The token of an action of one part."""
+    return choose_parts({"action": distribution}, config, rows)["action"]
 
 
 def sample(**options):
@@ -184,6 +190,21 @@ def test_there_is_one_generator_for_each_row():
 def test_a_continuous_distribution_has_no_list_to_cut(distribution, options, named):
     with pytest.raises(InputError, match=f"^{named} cut a list of tokens, and this policy's actions are continuous"):
         choose(distribution, sample(**options), generators(4))
+
+
+def test_cuts_hold_for_the_categorical_parts_of_an_action_alone():
+    """A part of ids keeps its two most probable ones; the Gaussian beside it is what it is without a cut."""
+    parts = {
+        "go": Categorical(logits=LOGITS.expand(*MANY, 6)),
+        "how": gaussian(torch.zeros(100, 3), torch.ones(100, 3)),
+    }
+    cut = choose_parts(parts, sample(top_k=2, temperature=0.5), generators(100))
+    assert set(cut["go"].unique().tolist()) == {1, 5}
+    alone = generators(100)
+    choose_parts({"go": parts["go"]}, sample(), alone)
+    assert torch.equal(cut["how"], choose(parts["how"], sample(temperature=0.5), alone))
+    with pytest.raises(InputError, match="top_k cut a list of tokens"):
+        choose_parts({"how": parts["how"], "where": continuous(100)["point"]}, sample(top_k=2), generators(100))
 
 
 def test_a_mask_that_leaves_nothing_is_an_error_and_not_a_token():

@@ -210,3 +210,25 @@ def test_a_value_outside_a_discrete_space_is_named(value):
 
 def test_padding_becomes_some_id_of_the_space():
     assert Categories(3, start=5).encode(torch.tensor([[0, 5, 99]])).flatten().tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid"),
+    [
+        ((3, 3, 3), (3, 3, 3)),
+        ((3, 5, 4), (4, 3, 5)),  # both axes could be of channels
+        ((84, 84, 16), (16, 84, 84)),
+        ((16, 84, 84), (16, 84, 84)),
+        ((10, 7, 10), (10, 10, 7)),
+        ((4, 84, 84), (4, 84, 84)),
+        ((1, 9, 9), (1, 9, 9)),
+        ((5, 4, 4, 4), (20, 4, 4)),
+    ],
+)
+def test_channels_are_the_short_axis_and_the_last_where_that_does_not_tell(shape, grid):
+    assert Image(shape).grid == grid
+
+
+def test_an_ambiguous_image_is_taken_channels_last():
+    x = torch.arange(27, dtype=torch.uint8).reshape(1, 1, 3, 3, 3)
+    assert torch.equal(Image((3, 3, 3)).encode(x).reshape(3, 3, 3), x[0, 0].movedim(-1, 0))

@@ -419,3 +419,39 @@ def main(logdir, kill_at=0, kill_in_checkpoint=0, fill_disk_at=0, **options):
 
 if __name__ == "__main__":
     main(sys.argv[1], **json.loads(sys.argv[2]))
+
+
+def test_a_finished_run_that_is_resumed_logs_nothing_more(tmp_path):
+    seen = []
+
+    def evaluate(event):
+        seen.append((event.kind, event.logger is None))
+        if event.kind == "end" and event.logger is not None:
+            event.logger.scalars({"eval/mean_reward": 1.0}, event.update)
+
+    def go(updates):
+        dtrl.train(make_data(), updates=updates, logdir=tmp_path, resume=True, callbacks=[evaluate], **SMALL)
+        return sorted((p.name, p.stat().st_size) for p in tmp_path.iterdir()), (tmp_path / "progress.jsonl").read_text()
+
+    before = go(4)
+    assert before[1].count("eval/mean_reward") == 1
+    seen.clear()
+    assert go(4) == before
+    assert seen == [("start", True), ("end", True)]
+    assert go(5)[1].count("eval/mean_reward") == 2
+    (tmp_path / "result.json").unlink()  # killed after its last checkpoint: its end is still to be told
+    seen.clear()
+    assert go(5)[0] != before[0]
+    assert ("end", False) in seen
+    assert (tmp_path / "result.json").exists()
+
+
+def test_a_resume_verifies_its_checkpoint_once_and_reads_the_policy_once(tmp_path, monkeypatch):
+    from dtrl.acting import artefact, policy, runs
+
+    dtrl.train(make_data(), updates=4, logdir=tmp_path, **SMALL)
+    calls = []
+    monkeypatch.setattr(checkpoint, "verify", lambda folder: calls.append("verify") or runs.verify(folder))
+    monkeypatch.setattr(policy, "load_artefact", lambda path: calls.append("read") or artefact.load_artefact(path))
+    assert dtrl.train(make_data(), updates=5, logdir=tmp_path, resume=True, **SMALL).updates == 5
+    assert calls == ["verify", "read"]

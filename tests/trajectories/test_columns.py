@@ -222,3 +222,54 @@ def test_arrays_may_be_cut_by_offsets_and_end_unfinished(random_trajectories):
     assert not nothing.any()
     with pytest.raises(InputError, match="actions have 7 rows for 8 rewards"):
         Trajectories.from_arrays(data.observations, data.actions[:7], *steps[2:], *spaces_)
+
+
+SEEN = spaces.Dict(
+    place=spaces.Box(-9, 9, (2,)), inner=spaces.Dict(word=spaces.Text(3, charset="ab"), kind=spaces.Discrete(3))
+)
+ACTED = spaces.Tuple([spaces.Discrete(2), spaces.Dict(force=spaces.Box(-1, 1, (1,)))])
+PARTS = {
+    "observations": {
+        "place": np.arange(10.0).reshape(5, 2),
+        "inner": {"word": ["a", "b", "ab", "bb", "aba"], "kind": np.arange(5) % 3},
+    },
+    "actions": (np.array([0, 1, 1, 0, 1]), {"force": np.linspace(-1, 1, 5)[:, None]}),
+    "rewards": np.arange(5.0),
+    "terminations": np.arange(5) == 2,
+    "truncations": np.zeros(5, bool),
+}
+FINAL = {"place": np.ones((2, 2)), "inner": {"word": ["b", "a"], "kind": [2, 2]}}
+
+
+def test_arrays_of_nested_spaces_are_nested_alike():
+    data = Trajectories.from_arrays(**PARTS, observation_space=SEEN, action_space=ACTED, final_observations=FINAL)
+    assert data.episode_lengths.tolist() == [3, 2]
+    np.testing.assert_array_equal(data.observations["place"], PARTS["observations"]["place"])
+    assert data.observations["inner"]["word"].tolist() == [[1, 0, 0], [2, 0, 0], [1, 2, 0], [2, 2, 0], [1, 2, 1]]
+    np.testing.assert_array_equal(data.actions[0], PARTS["actions"][0])
+    np.testing.assert_allclose(data.actions[1]["force"], PARTS["actions"][1]["force"])
+    assert data.final_observations["inner"]["word"].tolist() == [[2, 0, 0], [1, 0, 0]]
+    bare = Trajectories.from_arrays(**PARTS, observation_space=SEEN, action_space=ACTED)
+    assert bare.final_observations["inner"]["kind"].tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"actions": (np.zeros(5), {"force": np.zeros((4, 1))})}, "actions/1/force have 4 rows for 5 rewards"),
+        ({"actions": (np.zeros(5), {})}, "part 'force' of .* is missing"),
+        ({"observations": np.zeros((5, 2))}, "give a dict of its parts"),
+        ({"final_observations": {**FINAL, "place": np.ones((1, 2))}}, "final_observations/place have 1 rows for 2 episodes"),
+        ({"actions": (0, {"force": np.zeros((5, 1))})}, "actions/0 are 0, and the space is .*array with a row a step"),
+        ({"actions": ([[0], [0, 1]], {"force": np.zeros((5, 1))})}, "actions/0 are no array of rows of one shape"),
+    ],
+    ids=["rows", "part", "kind", "final", "number", "ragged"],
+)  # fmt: skip
+def test_nested_arrays_that_do_not_fit_are_named_by_their_part(changes, message):
+    with pytest.raises(InputError, match=message):
+        Trajectories.from_arrays(**{**PARTS, **changes}, observation_space=SEEN, action_space=ACTED)
+
+
+def test_a_dict_is_no_array_of_a_simple_space():
+    with pytest.raises(InputError, match="give an array with a row a step"):
+        Trajectories.from_arrays(**PARTS, observation_space=BOX, action_space=ACTED)

@@ -85,9 +85,10 @@ def test_actions_of_several_parts_are_counted_part_by_part(random_trajectories):
     data = random_trajectories([6])
     columns = {name: column for name, column in data.columns.items() if name != "actions"}
     columns |= {"actions/grip": np.array([0, 1, 1, 0, 1, 1]), "actions/arm": np.arange(12.0).reshape(6, 2)}
-    found = action_histograms(dataclasses.replace(data, columns=columns))
+    space = spaces.Dict(grip=spaces.Discrete(3), arm=box(2))
+    found = action_histograms(dataclasses.replace(data, columns=columns, action_space=space))
     assert [h.name for h in found] == ["actions/grip", "actions/arm[0]", "actions/arm[1]"]
-    assert found[0].counts.tolist() == [2, 4]
+    assert found[0].counts.tolist() == [2, 4, 0]
 
 
 def test_coverage_finds_the_plane_in_which_data_lie(random_trajectories):

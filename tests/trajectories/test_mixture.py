@@ -176,6 +176,6 @@ def test_the_command_line_mixes_resumes_and_refuses_other_weights(names, capsys)
     assert "on mine/small-v0 + mine/large-v0" in capsys.readouterr().out
     assert train(3, "--weights", "1", "3", "--resume") == 0
     assert train(4, "--weights", "1", "2", "--resume") == 2
-    assert "these data are others" in capsys.readouterr().err
+    assert "other data (weights (1.0, 3.0) → (1.0, 2.0))" in capsys.readouterr().err
     assert main(["datasets", "show", *names]) == 0
     assert "episodes       5 (" in capsys.readouterr().out

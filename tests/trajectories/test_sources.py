@@ -9,6 +9,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -354,6 +356,61 @@ def test_two_processes_may_build_the_same_cache_at_once(tmp_path):
     printed = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert printed == [load_trajectories(name).returns_to_go.tolist()] * 2
     assert len(list((cache.cache_folder() / "trajectories").iterdir())) == 1
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_what_a_killed_build_left_is_removed_and_a_running_one_is_left_alone(tmp_path):
+    """Two builds hang; one of them is killed. The next build of something else clears away what that one has left, and the other still ends well."""
+    names = [record("tests/one-v0"), record("tests/two-v0", (4, 2)), record("tests/three-v0", (3, 3))]
+    folder = cache.cache_folder() / "trajectories"
+
+    def begin(name):
+        marks = [str(tmp_path / name.replace("/", "-")), str(tmp_path / "go")]
+        process = subprocess.Popen(
+            [sys.executable, "-c", MEET_AND_LOAD, name, *marks], stdout=subprocess.PIPE, text=True
+        )
+        wait_for(Path(marks[0]).exists)
+        return process
+
+    killed, running = begin(names[0]), begin(names[1])
+    killed.kill()
+    killed.communicate()
+    assert len(list(folder.glob(".building-*"))) == 2
+    load_trajectories(names[2])
+    assert len(list(folder.glob(".building-*"))) == 1
+    (tmp_path / "go").touch()
+    assert json.loads(running.communicate(timeout=120)[0]) == load_trajectories(names[1]).returns_to_go.tolist()
+    assert not list(folder.glob(".building-*"))
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no flock")
+def test_a_folder_that_is_taken_for_a_leftover_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    taken, make = [], tempfile.mkdtemp
+
+    def make_and_lose(**options):
+        folder = make(**options)
+        if len(taken) < 3:
+            taken.append(folder)
+            cache.remove_leftovers(tmp_path)
+            assert not Path(folder).exists()
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+    folder, handle = cache.claim_folder(tmp_path)
+    cache.remove_leftovers(tmp_path)
+    assert folder.is_dir()
+    assert str(folder) not in taken
+    os.close(handle)
+    cache.remove_leftovers(tmp_path)
+    assert not folder.exists()
 
 
 # Names

@@ -25,6 +25,7 @@ def read(path: Path, env: Environment | None, columns: object = None) -> Flat:
     offsets = [name for name in OFFSETS if name in fields]
     flat = from_offsets(fields, offsets[0], path) if offsets else from_fields(fields, str(path), env)
     if FINALS in fields:
+        same_lengths({FINALS: fields[FINALS]}, str(path))
         if len(fields[FINALS]) != len(flat.starts):
             raise InputError(f"{FINALS} of {path} have {len(fields[FINALS])} rows for {len(flat.starts)} episodes.")
         flat.finals = fields[FINALS]

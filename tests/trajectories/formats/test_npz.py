@@ -55,6 +55,9 @@ WRONG = {
     "neither": ({"terminals": None}, "has no terminals or terminations or dones"),
     "no rewards": ({"rewards": None, "episode_lengths": [4, 6]}, "has no rewards"),
     "objects": ({"rewards": np.array([1, "a"], dtype=object)}, "cannot be read as NPZ .*Object arrays cannot be loaded"),
+    "a text": ({"rewards": np.array("none")}, "rewards of .* hold <U4, where numbers are expected"),
+    "offsets in a text": ({"episode_lengths": np.array("4, 6")}, "must be a list of whole numbers"),
+    "a single last observation": ({"episode_lengths": [4, 6], "final_observations": np.array(3.0)}, "is a single number, where a row"),
     "too few last observations": ({"episode_lengths": [4, 6], "final_observations": np.zeros((1, 2))}, "have 1 rows for 2 episodes"),
 }  # fmt: skip
 

@@ -1,0 +1,33 @@
+"""What a policy carries from one step to the next.
+
+B environments, A width of an action."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dtrl.acting.context import Context
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class PolicyState:
+    """What B environments carry from one call of `predict` to the next. It is updated in place."""
+
+    context: Context
+    target_returns: npt.NDArray[np.float64]
+    """(B,) asked return of the episodes in progress."""
+    returns_to_go: npt.NDArray[np.float64]
+    """(B,) what is still asked for; lowered by `reward` at the next call."""
+    reward: npt.NDArray[np.float64]
+    """(B,) reward seen since the last call. Add to it after a step: `state.reward[i] += reward`."""
+    timesteps: npt.NDArray[np.int64]
+    """(B,) steps since the episode began."""
+    actions: dict[str, Array]
+    """Path of each leaf of the action space ("" for a simple one) → (B, …) the last actions, in env units."""
+    generators: list[np.random.Generator]
+    """One a row, for sampling."""
+    started: bool = False
