@@ -1,6 +1,5 @@
 """The environment of a recipe: made if Gymnasium knows its id, and whether it suits the algorithm and every behaviour."""
 
-import importlib
 from typing import Any
 
 import gymnasium
@@ -9,27 +8,13 @@ import numpy as np
 import dtrl
 from dtrl.collect.recipes import ALGORITHMS, Recipe
 from dtrl.errors import InputError, did_you_mean
+from dtrl.registration import registered
 from dtrl.spaces import check_space
-
-PACKAGES = {"MiniGrid-": ("minigrid", "minigrid"), "BabyAI-": ("minigrid", "minigrid")}
-"""How ids of environments begin that a package registers when it is imported; the package, and dtrl's extra that brings it."""
 
 
 def environment_spec(recipe: Recipe) -> "gymnasium.envs.registration.EnvSpec":
-    """What Gymnasium has registered under the recipe's id. A module in the id ("module:Env-v0") is not imported."""
-    for beginning, (package, extra) in PACKAGES.items():
-        if recipe.env.startswith(beginning):
-            try:
-                importlib.import_module(package)
-            except ImportError as error:
-                raise InputError(
-                    f"{recipe.source}: env {recipe.env!r} cannot be made ({error}); pip install 'dtrl[{extra}]'."
-                ) from error
-    if recipe.env not in gymnasium.registry:
-        hint = did_you_mean(recipe.env, list(gymnasium.registry))
-        hint = hint if hint.startswith("did you mean") else "import the package that registers it before."
-        raise InputError(f"{recipe.source}: env {recipe.env!r} cannot be made (Gymnasium has no such id); {hint}")
-    return gymnasium.registry[recipe.env]
+    """What Gymnasium has registered under the recipe's id."""
+    return registered(recipe.env, recipe.env_options, f"{recipe.source}: ")
 
 
 def make_environment(recipe: Recipe, spec: Any = None) -> "gymnasium.Env[Any, Any]":
