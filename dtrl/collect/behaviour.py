@@ -1,5 +1,6 @@
 """How a behaviour acts, and the episodes it plays. Each has its own seeds, so that it is the same whoever plays it, and when."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def actor(behaviour: Behaviour, policy: ArrayPolicy | None) -> Act:
         if behaviour.policy == "random" or (behaviour.epsilon and random.random() < behaviour.epsilon):
             return space.sample()
         if policy is None:
-            action = env.unwrapped.demonstrate()  # type: ignore[attr-defined]
+            action = env.unwrapped.demonstrate(**behaviour.options)  # type: ignore[attr-defined]
         else:
             action = policy.action(seen(observation, env.observation_space), random, temperature)
             if isinstance(space, gymnasium.spaces.Discrete):
@@ -59,7 +60,7 @@ def actor(behaviour: Behaviour, policy: ArrayPolicy | None) -> Act:
             assert isinstance(space, gymnasium.spaces.Box)
             action = action + behaviour.noise * (space.high - space.low) / 2 * random.standard_normal(space.shape)
             action = np.clip(action, space.low, space.high)
-        return action.astype(space.dtype) if isinstance(space, gymnasium.spaces.Box) else action
+        return np.asarray(action, space.dtype) if isinstance(space, gymnasium.spaces.Box) else action
 
     return act
 
@@ -73,11 +74,11 @@ def seeds_of(recipe_seed: int, index: int, number: int) -> list[int]:
     return seeds
 
 
-def play(env: "gymnasium.Env[Any, Any]", act: Act, seeds: list[int]) -> Episode:
-    """One episode from its first step to its end."""
+def play(env: "gymnasium.Env[Any, Any]", act: Act, seeds: list[int], options: dict[str, Any] | None = None) -> Episode:
+    """One episode from its first step to its end; `options` are those of `reset`."""
     env.action_space.seed(seeds[1])
     random = np.random.default_rng(seeds[2])
-    observation = env.reset(seed=seeds[0])[0]
+    observation = env.reset(seed=seeds[0], options=copy.deepcopy(options) or None)[0]
     observations, steps, done = [np.array(observation)], [], False
     while not done:
         action = act(env, observation, random)

@@ -33,9 +33,9 @@ class Player:
 
     def record(self, path: Path, index: int, numbers: range, played: Callable[[], object]) -> None:
         """Play these episodes of a behaviour into a file."""
-        episodes = []
+        episodes, options = [], self.recipe.behaviour[index].reset_options
         for number in numbers:
-            episodes.append(play(self.env, self.acts[index], seeds_of(self.recipe.seed, index, number)))
+            episodes.append(play(self.env, self.acts[index], seeds_of(self.recipe.seed, index, number), options))
             played()
         write_atomically(path, to_bytes(episodes))
 

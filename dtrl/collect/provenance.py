@@ -81,9 +81,16 @@ def dataset_provenance(recipe: Recipe) -> dict[str, Any]:
 
 
 def episode_provenance(recipe: Recipe, counts: Sequence[int]) -> list[dict[str, str]]:
-    """What is stored with each episode; its seed is there already. `counts` are the episodes of each behaviour."""
+    """What is stored with each episode; its seed is there already. `counts` are the episodes of each behaviour.
+
+    Options of `reset` are in JSON, as attributes of HDF5 cannot nest."""
     return [
-        {"behaviour": behaviour.name, "policy": behaviour.source, "noise": behaviour.disturbance or "none"}
+        {
+            "behaviour": behaviour.name,
+            "policy": behaviour.source,
+            "noise": behaviour.disturbance or "none",
+            "reset_options": json.dumps(behaviour.reset_options),
+        }
         for behaviour, count in zip(recipe.behaviour, counts, strict=True)
         for _ in range(count)
     ]

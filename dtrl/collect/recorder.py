@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 
-from dtrl.collect.recording import check_target, create, readable_env_spec, write_whole
+from dtrl.collect.recording import check_target, create, spec_of, write_whole
 from dtrl.errors import InputError
 from dtrl.spaces import check_space, flatten, leaves, stack
 
@@ -153,17 +153,15 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self.dataset_id
 
     def create(self, episodes: "list[EpisodeBuffer]") -> None:
-        dataset = create(
+        create(
             self.dataset_id,
             episodes,
+            spec_of(self.env),
             observation_space=self.observation_space,
             action_space=self.action_space,
             algorithm_name=self.algorithm or None,
             description=self.description or f"Recorded in {self.env}.",
         )
-        # Given this to begin with, Minari would make the environment.
-        if (env_spec := spec_of(self.env)) is not None:
-            dataset.storage.update_metadata({"env_spec": env_spec})
 
     def close(self) -> None:
         """Write what has not been written yet, and close the environment."""
@@ -173,14 +171,6 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         finally:
             self.running = None
             self.env.close()
-
-
-def spec_of(env: "gymnasium.Env[Any, Any]") -> str | None:
-    """The EnvSpec in JSON; None where the environment has none, or wrappers that cannot be written down."""
-    try:
-        return readable_env_spec(env.spec.to_json() if env.spec is not None else None)
-    except (TypeError, ValueError):
-        return None
 
 
 def kept(value: Any) -> Any:

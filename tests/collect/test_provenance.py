@@ -64,9 +64,17 @@ def test_every_episode_can_be_played_again(recipe_of, text):
 
 def test_episodes_say_what_played_them(recipe_of):
     storage = minari.load_dataset(make_dataset(recipe_of(TRAINED))).storage
-    stored = [{k: m[k] for k in ("behaviour", "policy", "noise")} for m in storage.get_episode_metadata(range(5))]
-    first = {"behaviour": "checkpoint 128, epsilon 0.5", "policy": "checkpoint 128", "noise": "epsilon 0.5"}
-    last = {"behaviour": "checkpoint 256", "policy": "checkpoint 256", "noise": "none"}
+    stored = [
+        {k: m[k] for k in ("behaviour", "policy", "noise", "reset_options")}
+        for m in storage.get_episode_metadata(range(5))
+    ]
+    first = {
+        "behaviour": "checkpoint 128, epsilon 0.5",
+        "policy": "checkpoint 128",
+        "noise": "epsilon 0.5",
+        "reset_options": "{}",
+    }
+    last = {"behaviour": "checkpoint 256", "policy": "checkpoint 256", "noise": "none", "reset_options": "{}"}
     assert stored == [first] * 3 + [last] * 2
 
 
