@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags, add_json, given, write_json
+from dtrl.cli.arguments import add_flags, add_json, add_modules, given, write_json
 from dtrl.config import DataConfig
 from dtrl.errors import InputError
 
@@ -59,6 +59,7 @@ def add_parser(verbs: Any) -> None:
         metavar="N",
         help="processes that play; the dataset is the same whatever N (default: 1)",
     )
+    add_modules(make)
     add_json(make)
     add_import(actions)
     add_reference(actions)
@@ -92,6 +93,7 @@ def add_import(actions: Any) -> None:
         "further roles are terminal, timeout and next_observation",
     )
     bring.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
+    add_modules(bring)
     add_json(bring)
 
 
@@ -111,6 +113,7 @@ def add_reference(actions: Any) -> None:
     )
     measure.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes of each (default: 100)")
     measure.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: 0)")
+    add_modules(measure)
     add_json(measure)
 
 
@@ -170,6 +173,7 @@ def run_make(arguments: argparse.Namespace) -> None:
         dataset_id=arguments.dataset_id,
         overwrite=arguments.overwrite,
         jobs=arguments.jobs,
+        modules=arguments.modules,
     )
     description = describe(load_trajectories(dataset))
     print(description.text())

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags, add_json, given, read_config, write_json
+from dtrl.cli.arguments import add_flags, add_json, add_modules, given, read_config, write_json
 from dtrl.config import DataConfig, ModelConfig, TrainingConfig
 
 
@@ -43,6 +43,7 @@ def add_parser(verbs: Any) -> None:
         help="settings from a file, such as another run's config.toml; flags win over it",
     )
     add_json(parser)
+    add_modules(parser)
     add_flags(parser, TrainingConfig, "training")
     add_flags(parser, ModelConfig, "model")
     add_flags(parser, DataConfig, "data")

@@ -3,16 +3,19 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
+import gymnasium
 import minari
 import numpy as np
 import pytest
 
 import dtrl
 from dtrl.collect import make_dataset
-from dtrl.collect.provenance import fingerprint, text_hash
+from dtrl.collect.provenance import fingerprint, text_hash, versions
 
 HERE = Path(__file__).parent
 TRAINED = (HERE / "trained.toml").read_text(encoding="utf-8")
@@ -117,3 +120,22 @@ def test_a_fingerprint_changes_with_what_decides_the_episodes(recipe_of, tmp_pat
     one = fingerprint(recipe)
     (tmp_path / "policy.npz").write_bytes(b"other")
     assert fingerprint(recipe) != one
+
+
+def test_a_fingerprint_changes_with_the_code_of_the_environment(recipe_of, tmp_path, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Own-v0", "own_code:Own")
+    monkeypatch.setitem(gymnasium.registry, "Own-v0", spec)
+    monkeypatch.setitem(sys.modules, "own_code", SimpleNamespace(__file__=str(tmp_path / "own_code.py")))
+    recipe = recipe_of((HERE / "random.toml").read_text(encoding="utf-8").replace("CartPole-v1", "Own-v0"))
+    inside = dataclasses.replace(recipe, env="dtrl/DelayedReward-v0", env_options={"env_id": "Own-v0"})
+    before = []
+    for code in ("one = 1", "one = 2"):
+        (tmp_path / "own_code.py").write_text(code)
+        before += [fingerprint(recipe), fingerprint(inside)]
+    assert len(set(before)) == 4
+
+
+def test_the_simulator_of_the_environment_inside_is_among_the_versions(recipe_of):
+    recipe = recipe_of((HERE / "random.toml").read_text(encoding="utf-8"))
+    inside = dataclasses.replace(recipe, env="dtrl/DelayedReward-v0", env_options={"env_id": "LunarLander-v3"})
+    assert versions(inside)["Box2D"] == version("Box2D")
