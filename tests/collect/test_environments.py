@@ -35,6 +35,16 @@ def recorded(recipe):
     return list(dataset), list(dataset.storage.get_episode_metadata(range(dataset.total_episodes))), dataset
 
 
+def test_an_environment_whose_rewards_are_delayed_has_the_returns_of_the_one_inside(recipe_of):
+    text = (RECIPE % "CartPole-v1").replace("demonstrator", "random")
+    plain, _, _ = recorded(recipe_of(text))
+    text = text.replace("CartPole-v1", "dtrl/DelayedReward-v0").replace("demonstrated", "delayed")
+    delayed, _, dataset = recorded(recipe_of("env_options = { env_id = 'CartPole-v1' }\n" + text))
+    assert [episode.rewards[-1] for episode in delayed] == [episode.rewards.sum() for episode in plain]
+    assert all((episode.rewards[:-1] == 0).all() for episode in delayed)
+    assert dataset.env_spec.kwargs == {"env_id": "CartPole-v1"}
+
+
 def test_every_environment_of_dtrl_is_tried():
     assert DEMONSTRATORS.keys() == dtrl.ENVIRONMENTS.keys()
 
