@@ -9,9 +9,10 @@ import gymnasium
 import numpy as np
 
 from dtrl.collect.array_policy import ArrayPolicy, fitted, load_array_policy, seen
-from dtrl.collect.episodes import Episode
+from dtrl.collect.episodes import Episode, kept
 from dtrl.collect.recipes import Behaviour, Recipe
 from dtrl.errors import InputError
+from dtrl.spaces import stack
 
 Act = Callable[["gymnasium.Env[Any, Any]", Any, np.random.Generator], Any]
 """An environment, its current observation and a generator of random numbers to an action."""
@@ -79,18 +80,18 @@ def play(env: "gymnasium.Env[Any, Any]", act: Act, seeds: list[int], options: di
     env.action_space.seed(seeds[1])
     random = np.random.default_rng(seeds[2])
     observation = env.reset(seed=seeds[0], options=copy.deepcopy(options) or None)[0]
-    observations, steps, done = [np.array(observation)], [], False
+    observations, steps, done = [kept(observation)], [], False
     while not done:
         action = act(env, observation, random)
         observation, reward, terminated, truncated, _ = env.step(action)
-        observations.append(np.array(observation))
-        steps.append((np.array(action), float(reward), bool(terminated), bool(truncated)))
+        observations.append(kept(observation))
+        steps.append((kept(action), float(reward), bool(terminated), bool(truncated)))
         done = bool(terminated or truncated)
     actions, rewards, terminations, truncations = zip(*steps, strict=True)
     return Episode(
         seed=seeds[0],
-        observations=np.stack(observations),
-        actions=np.stack(actions),
+        observations=stack(env.observation_space, observations),
+        actions=stack(env.action_space, actions),
         rewards=np.array(rewards, np.float64),
         terminations=np.array(terminations),
         truncations=np.array(truncations),

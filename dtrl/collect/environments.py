@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 from dtrl.collect.reading import TYPE_NAMES, checked
 from dtrl.collect.recipes import ALGORITHMS, Behaviour, Recipe
@@ -64,6 +65,13 @@ def check_spaces_and_behaviours(recipe: Recipe, env: "gymnasium.Env[Any, Any]") 
     space = env.action_space
     check_space(env.observation_space, "observation", recipe.env)
     check_space(space, "action", recipe.env)
+    policies = [b.policy for b in recipe.behaviour if b.policy not in ("random", "demonstrator")]
+    composite = isinstance(env.observation_space, (spaces.Dict, spaces.Tuple, spaces.Text))
+    if composite and (recipe.algorithm or policies):
+        raise InputError(
+            f"{recipe.source}: {recipe.env} has the observations {env.observation_space}, which trained policies and those of files do not read; "
+            "choose a part of a Dict with observation_key, or use policy random or demonstrator."
+        )
     kind = type(space).__name__
     if recipe.algorithm and kind not in ALGORITHMS[recipe.algorithm.name].actions:
         able = [name for name, algorithm in ALGORITHMS.items() if kind in algorithm.actions]

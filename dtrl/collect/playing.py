@@ -15,7 +15,7 @@ from typing import Any
 from dtrl.collect.array_policy import ArrayPolicy
 from dtrl.collect.behaviour import actor, play, seeds_of
 from dtrl.collect.environments import environment_spec, make_environment
-from dtrl.collect.episodes import to_bytes
+from dtrl.collect.episodes import check_finite, to_bytes
 from dtrl.collect.recipes import Recipe
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
@@ -35,9 +35,12 @@ class Player:
 
     def record(self, path: Path, index: int, numbers: range, played: Callable[[], object]) -> None:
         """Play these episodes of a behaviour into a file."""
-        episodes, options = [], self.recipe.behaviour[index].reset_options
+        episodes, behaviour = [], self.recipe.behaviour[index]
         for number in numbers:
-            episodes.append(play(self.env, self.acts[index], seeds_of(self.recipe.seed, index, number), options))
+            seeds = seeds_of(self.recipe.seed, index, number)
+            episodes.append(play(self.env, self.acts[index], seeds, behaviour.reset_options))
+            whose = f"episode {number} of {behaviour.name} (seed {seeds[0]})"
+            check_finite(vars(episodes[-1]), whose, f"{self.recipe.env}, or what acts in it, needs a repair.")
             played()
         write_atomically(path, to_bytes(episodes))
 

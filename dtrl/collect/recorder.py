@@ -1,15 +1,15 @@
 """Recording an environment while something acts in it: a Gymnasium wrapper that writes a Minari dataset."""
 
-import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 
+from dtrl.collect.episodes import check_finite, kept
 from dtrl.collect.recording import check_target, create, spec_of, write_whole
 from dtrl.errors import InputError
-from dtrl.spaces import check_space, flatten, leaves, stack
+from dtrl.spaces import check_space, stack
 
 if TYPE_CHECKING:
     from minari.data_collector import EpisodeBuffer
@@ -34,17 +34,8 @@ class Episode:
             "actions": stack(env.action_space, self.actions),
             "rewards": np.asarray(self.rewards, dtype=np.float64),
         }
-        arrays = {
-            leaf.name(name): part
-            for name, space in (("observations", env.observation_space), ("actions", env.action_space))
-            for leaf, part in zip(leaves(space), flatten(space, values[name]).values(), strict=True)
-        }
-        for name, array in {**arrays, "rewards": values["rewards"]}.items():
-            if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
-                step = int(np.argwhere(~np.isfinite(array))[0][0])
-                raise InputError(
-                    f"{name} of recorded episode {number} hold NaN or infinity at step {step}; the episode is left out, and what gave them needs a repair."
-                )
+        advice = "the episode is left out, and what gave them needs a repair."
+        check_finite(values, f"recorded episode {number}", advice)
         last = np.arange(steps) == steps - 1
         return EpisodeBuffer(
             id=number,
@@ -171,8 +162,3 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         finally:
             self.running = None
             self.env.close()
-
-
-def kept(value: Any) -> Any:
-    """A copy: an environment, or what acts in it, may use an array again."""
-    return value.copy() if isinstance(value, np.ndarray) else value if np.isscalar(value) else copy.deepcopy(value)

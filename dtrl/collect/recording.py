@@ -14,7 +14,7 @@ import gymnasium
 from gymnasium import spaces
 
 from dtrl.collect.environments import OnePart, make_environment
-from dtrl.collect.episodes import count_of, from_file
+from dtrl.collect.episodes import check_finite, count_of, from_file
 from dtrl.collect.playing import files_of
 from dtrl.collect.provenance import algorithm_name, dataset_provenance, description, episode_provenance
 from dtrl.collect.recipes import DATASET_ID, Recipe
@@ -146,7 +146,12 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
         )
     dataset = create(
         dataset_id,
-        (EpisodeBuffer(**vars(episode)) for some in files for file in some for episode in from_file(file)),
+        (
+            EpisodeBuffer(**vars(episode))
+            for some in files
+            for file in some
+            for episode in from_file(file, env.observation_space, env.action_space)
+        ),
         spec,
         (recipe.reference.random, recipe.reference.expert) if recipe.reference else None,
         observation_space=env.observation_space,
@@ -179,6 +184,7 @@ def episode_buffer(trajectories: "Trajectories", i: int) -> "EpisodeBuffer":
     from minari.data_collector import EpisodeBuffer
 
     episode = trajectories.episode(i)
+    check_finite(episode, f"episode {i}", "repair or remove that episode.")
     for name, space in (("observations", trajectories.observation_space), ("actions", trajectories.action_space)):
         parts = flatten(space, episode[name])
         stored = {leaf.path: as_stored(parts[leaf.path], leaf, leaf.name(name), i) for leaf in leaves(space)}
@@ -188,7 +194,7 @@ def episode_buffer(trajectories: "Trajectories", i: int) -> "EpisodeBuffer":
 
 
 def as_stored(values: Any, leaf: Leaf, name: str, index: int) -> Any:
-    """A leaf's values in the dtype of its space; texts as text. Raises InputError for a value that the dtype cannot hold, or that is not finite."""
+    """A leaf's values in the dtype of its space; texts as text. Raises InputError for a value that the dtype cannot hold."""
     import numpy as np
 
     if isinstance(leaf.space, spaces.Text):
@@ -197,7 +203,7 @@ def as_stored(values: Any, leaf: Leaf, name: str, index: int) -> Any:
     dtype = leaf.space.dtype
     with np.errstate(over="ignore", invalid="ignore"):  # what the dtype cannot hold changes, and is refused below
         stored = values.astype(dtype)
-    wrong = ~np.isfinite(values) | (stored != values)
+    wrong = stored != values
     if wrong.any():
         first = tuple(np.argwhere(wrong)[0])
         raise InputError(

@@ -1,15 +1,18 @@
 """The environment of a recipe: what is asked of it and of its demonstrator, and that one of the user's own serves."""
 
+import copy
 import json
 
 import gymnasium
 import minari
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import dtrl
 from dtrl.collect import make_dataset
 from dtrl.errors import InputError
+from dtrl.trajectories import load_trajectories
 
 RECIPE = """
 id = "tests/demonstrated-v0"
@@ -33,6 +36,95 @@ DEMONSTRATORS = {
 def recorded(recipe):
     dataset = minari.load_dataset(make_dataset(recipe))
     return list(dataset), list(dataset.storage.get_episode_metadata(range(dataset.total_episodes))), dataset
+
+
+class Composite(gymnasium.Env):
+    """Parts of all kinds; an observation shows what the last action was, and 13 as the number of a step brings bad luck."""
+
+    observation_space = spaces.Dict(
+        {
+            "seen": spaces.Tuple([spaces.Box(-9, 9, (2,), np.float32), spaces.Discrete(5, start=1)]),
+            "said": spaces.Text(4),
+            "bits": spaces.MultiBinary(3),
+        }
+    )
+    action_space = spaces.Tuple(
+        [spaces.MultiDiscrete([2, 3]), spaces.Dict({"push": spaces.Box(-1, 1, (2,), np.float32)})]
+    )
+    bad_luck = False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.length = 0, int(self.np_random.integers(3, 9))
+        self.place = self.np_random.normal(size=2).clip(-1, 1).astype(np.float32)
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.place += action[1]["push"] * int(action[0][1])  # in place, as careless environments do
+        reward = np.nan if self.bad_luck and self.steps == 3 else float(action[0][0])
+        return self.observe(), reward, self.steps == self.length, False, {}
+
+    def observe(self):
+        return {
+            "seen": (self.place, 1 + self.steps % 5),
+            "said": "go"[: self.steps],
+            "bits": np.eye(3, dtype=np.int8)[self.steps % 3],
+        }
+
+    def demonstrate(self):
+        return ([1, 1], {"push": np.float32([1, 0])})
+
+
+@pytest.fixture
+def composite(monkeypatch):
+    monkeypatch.setitem(
+        gymnasium.registry, "Composite-v0", gymnasium.envs.registration.EnvSpec("Composite-v0", Composite)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:the dataset .* does not name its environment")
+@pytest.mark.parametrize("policy", ["random", "demonstrator"])
+def test_environments_of_composite_spaces_are_recorded_whole(recipe_of, composite, policy):
+    recipe = recipe_of((RECIPE % "Composite-v0").replace("demonstrator", policy))
+    episodes, stored, _ = recorded(recipe)
+    assert len({len(episode.rewards) for episode in episodes}) > 1
+    for episode, its in zip(episodes, stored, strict=True):
+        env = Composite()
+        seen = [env.reset(seed=int(its["seed"]))[0]]
+        for step in range(len(episode.rewards)):
+            seen.append(
+                copy.deepcopy(env.step((episode.actions[0][step], {"push": episode.actions[1]["push"][step]}))[0])
+            )
+        for step, each in enumerate(seen[1:], 1):
+            np.testing.assert_array_equal(episode.observations["seen"][0][step], each["seen"][0])
+            assert episode.observations["seen"][1][step] == each["seen"][1]
+            assert episode.observations["said"][step] == each["said"]
+            np.testing.assert_array_equal(episode.observations["bits"][step], each["bits"])
+    loaded = load_trajectories(recipe.id, short_episodes="keep")
+    assert loaded.observation_space == Composite.observation_space
+    assert loaded.num_steps == sum(len(episode.rewards) for episode in episodes)
+
+
+def test_what_is_not_finite_is_named_when_it_is_played(recipe_of, composite, monkeypatch):
+    monkeypatch.setattr(Composite, "bad_luck", True)
+    with pytest.raises(
+        InputError,
+        match=r"rewards of episode 0 of demonstrator \(seed \d+\) hold NaN or infinity at step 2; Composite-v0",
+    ):
+        make_dataset(recipe_of(RECIPE % "Composite-v0"))
+
+
+@pytest.mark.parametrize(
+    "behaviour", ["path = 'x.npz'", "[algorithm]\nname = 'PPO'\ntimesteps = 64\ncheckpoints = [64]"]
+)
+def test_policies_that_cannot_read_composite_observations_are_refused(recipe_of, composite, behaviour):
+    text = (RECIPE % "Composite-v0").replace("demonstrator", "file" if "path" in behaviour else "random")
+    with pytest.raises(
+        InputError,
+        match=r"trained policies and those of files do not read; choose a part of a Dict with observation_key",
+    ):
+        make_dataset(recipe_of(text + behaviour))
 
 
 def test_an_environment_whose_rewards_are_delayed_has_the_returns_of_the_one_inside(recipe_of):
