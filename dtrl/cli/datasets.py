@@ -175,7 +175,7 @@ def run_make(arguments: argparse.Namespace) -> None:
         jobs=arguments.jobs,
         modules=arguments.modules,
     )
-    description = describe(load_trajectories(dataset))
+    description = describe(load_trajectories(dataset, short_episodes="keep"))
     print(description.text())
     print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")
     write_json(arguments.json, description.to_dict())

@@ -99,3 +99,12 @@ def test_a_dataset_that_exists_is_kept_unless_it_may_be_replaced(table, capsys):
     assert dtrl.load_trajectories("mine/walk-v0").rewards[-1] == 2
     assert main([*arguments, "--overwrite"]) == 0
     assert dtrl.load_trajectories("mine/walk-v0").rewards[-1] == 9
+
+
+def test_make_shows_a_dataset_with_episodes_of_one_step(tmp_path, capsys):
+    (tmp_path / "cards.toml").write_text(
+        'id = "mine/cards-v0"\nenv = "Blackjack-v1"\nseed = 0\ndescription = "Chance."\n[[behaviour]]\npolicy = "random"\nepisodes = 5\n'
+    )
+    assert main(["datasets", "make", str(tmp_path / "cards.toml")]) == 0
+    assert "mine/cards-v0" in capsys.readouterr().out
+    assert dtrl.load_trajectories("mine/cards-v0", short_episodes="keep").episode_lengths.min() == 1
