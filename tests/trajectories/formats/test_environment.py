@@ -22,5 +22,5 @@ def test_the_package_of_an_environment_is_imported_for_it():
 
 
 def test_an_unknown_environment_is_answered_with_the_nearest():
-    with pytest.raises(InputError, match="environment 'CartPol-v1' cannot be made .* did you mean 'CartPole-v[01]'"):
+    with pytest.raises(InputError, match=r"environment 'CartPol-v1' cannot be made .* did you mean 'CartPole-v[01]'"):
         look_up("CartPol-v1")
