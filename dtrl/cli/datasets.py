@@ -40,6 +40,7 @@ def add_parser(verbs: Any) -> None:
         metavar="DIR",
         help="also draw returns and lengths, actions, coverage and quality over the episodes, as PNGs in DIR",
     )
+    add_modules(show)
     add_json(show)
     add_file_flags(show)
     add_flags(show, DataConfig, "data")

@@ -115,7 +115,7 @@ def test_a_module_is_imported_before_anything_else(rooms, capsys):
 
 @pytest.mark.parametrize(
     "line",
-    ["datasets make x.toml", "datasets reference X-v0", "datasets import x.csv --as a/b-v0", "train x --logdir run", "evaluate run"],
+    ["datasets make x.toml", "datasets show x.csv", "datasets reference X-v0", "datasets import x.csv --as a/b-v0", "train x --logdir run", "evaluate run"],
 )  # fmt: skip
 def test_a_module_that_is_not_there_is_one_sentence_and_leaves_nothing(rooms, capsys, line):
     before = sorted(rooms.iterdir())
