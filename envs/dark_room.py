@@ -57,8 +57,8 @@ class DarkRoom(gymnasium.Env[npt.NDArray[np.float32], np.int64]):
     Tests: in-context learning, with `episodes` above 1; with one episode, acting under uncertainty.
 
     Reference, for a goal d steps from the middle: `demonstrate`, which knows the goal, has 21 − d in every episode (16.5 on the
-    mean over the 80 goals). `explore`, which does not, has 2.6 in the first episode of a trial and 21 − d in every one from the 6th
-    on. Uniformly random actions have 0.23 (4,800 episodes).
+    mean over the 80 goals). `demonstrate(explore=True)`, which does not, has 2.6 in the first episode of a trial and 21 − d in every
+    one from the 6th on. Uniformly random actions have 0.23 (4,800 episodes).
 
     Versions: v0, the first."""
 
@@ -106,15 +106,13 @@ class DarkRoom(gymnasium.Env[npt.NDArray[np.float32], np.int64]):
             self.agent = MIDDLE
         return self._observe(), self.reward, False, ended, {"goal": self.goal}
 
-    def demonstrate(self) -> int:
-        """The next action of the best policy, which knows the goal: the shortest way to it, then stay."""
-        return _toward(self.agent, self.goal)
+    def demonstrate(self, explore: bool = False) -> int:
+        """The next action of the best policy, which knows the goal: the shortest way to it, then stay.
 
-    def explore(self) -> int:
-        """The next action of a policy that knows only what it has seen in this trial: to the nearest cell it has not been in, and, once
-        it has found the goal, to the goal. Episodes of a trial so played show learning, as the histories of the paper do."""
-        if self.goal in self.seen:
-            return self.demonstrate()
+        With `explore`, of one that knows only what it has seen in this trial: to the nearest cell it has not been in, and, once it has
+        found the goal, to the goal. Episodes of a trial so played show learning, as the histories of the paper do."""
+        if not explore or self.goal in self.seen:
+            return _toward(self.agent, self.goal)
         unseen = [cell for cell in CELLS if cell not in self.seen]
         return _toward(self.agent, min(unseen, key=lambda cell: _distance(cell, self.agent)))
 

@@ -3,8 +3,6 @@
 Minari stores an EnvSpec in each dataset: a JSON text with import paths in it. Gymnasium would import and call them. Here the text only chooses among
 what is registered already: its id must be known to Gymnasium, and its entry point must be the one registered under that id."""
 
-import contextlib
-import importlib
 import json
 from typing import Any
 
@@ -12,6 +10,7 @@ import gymnasium
 from gymnasium import spaces
 
 from dtrl.errors import InputError, did_you_mean
+from dtrl.registration import registered
 from dtrl.spaces import SIMPLE, Space, same_space
 
 
@@ -21,21 +20,10 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
     Raises InputError for an unknown id, an entry point other than the registered one, wrappers, and missing packages (with Gymnasium's own hint)."""
     spec = parse(env)
     name, kwargs = spec["id"], spec["kwargs"]
-    register(name)
-    if name not in gymnasium.registry:
-        near = did_you_mean(name, list(gymnasium.registry))
-        hint = (
-            near if near.startswith("did you mean") else "give another with env."
-        )  # all the known ones would fill a page
-        if (package := package_of(name)) is not None:
-            hint = f"`pip install {package}`, which has it."
+    found = registered(name, kwargs)
+    if "entry_point" in spec and spec["entry_point"] != found.entry_point:
         raise InputError(
-            f"environment {name!r} is not registered with Gymnasium: import the package that registers it, or {hint}"
-        )
-    registered = gymnasium.registry[name]
-    if "entry_point" in spec and spec["entry_point"] != registered.entry_point:
-        raise InputError(
-            f"the data name {spec['entry_point']!r} as the code of {name}, and the one registered here is {registered.entry_point!r}; register that "
+            f"the data name {spec['entry_point']!r} as the code of {name}, and the one registered here is {found.entry_point!r}; register that "
             "environment yourself, or give another with env."
         )
     if spec.get("additional_wrappers"):
@@ -57,22 +45,6 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
         raise InputError(
             f"environment {name} cannot be made ({type(error).__name__}: {' '.join(str(error).split())})."
         ) from error
-
-
-PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid", "ALE/": "ale_py", "Fetch": "gymnasium_robotics"}
-"""Beginning of an environment's id → the package that registers it when it is imported. Only these are ever imported for an id."""
-
-
-def package_of(name: str) -> str | None:
-    """The one of `PACKAGES` that registers an environment."""
-    return next((package for prefix, package in PACKAGES.items() if name.startswith(prefix)), None)
-
-
-def register(name: str) -> None:
-    """Import the package that registers an environment, where it is one of `PACKAGES` and installed."""
-    if (package := package_of(name)) is not None and name not in gymnasium.registry:
-        with contextlib.suppress(ImportError):
-            gymnasium.register_envs(importlib.import_module(package))
 
 
 def parse(env: str) -> dict[str, Any]:

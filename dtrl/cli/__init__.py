@@ -37,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.showwarning = show_warning  # type: ignore[assignment]
     try:
         parsed = make_parser().parse_args(arguments)
+        if modules := vars(parsed).get("modules"):
+            from dtrl.registration import import_modules
+
+            import_modules(modules)
         parsed.run(parsed)
         return 0
     except InputError as error:

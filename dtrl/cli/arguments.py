@@ -132,6 +132,18 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE as JSON")
 
 
+def add_modules(parser: argparse.ArgumentParser) -> None:
+    """`--import MODULE`, for a verb that makes environments; `main` imports the modules before the verb runs."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this module first, as it registers your environment; one of the working directory will do; may be repeated",
+    )
+
+
 def write_json(path: Path | None, value: Any) -> None:
     from dtrl.files import write_atomically
 

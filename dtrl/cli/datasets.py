@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_file_flags, add_flags, add_json, given, load, write_json
+from dtrl.cli.arguments import add_file_flags, add_flags, add_json, add_modules, given, load, write_json
 from dtrl.config import DataConfig, SourceConfig
 from dtrl.errors import InputError
 
@@ -40,6 +40,7 @@ def add_parser(verbs: Any) -> None:
         metavar="DIR",
         help="also draw returns and lengths, actions, coverage and quality over the episodes, as PNGs in DIR",
     )
+    add_modules(show)
     add_json(show)
     add_file_flags(show)
     add_flags(show, DataConfig, "data")
@@ -60,6 +61,7 @@ def add_parser(verbs: Any) -> None:
         metavar="N",
         help="processes that play; the dataset is the same whatever N (default: 1)",
     )
+    add_modules(make)
     add_json(make)
     add_import(actions)
     add_reference(actions)
@@ -77,6 +79,7 @@ def add_import(actions: Any) -> None:
         "--as", dest="dataset_id", required=True, metavar="ID", help="id of the dataset, such as mine/walk-v0"
     )
     bring.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
+    add_modules(bring)
     add_json(bring)
     add_file_flags(bring)
 
@@ -97,6 +100,7 @@ def add_reference(actions: Any) -> None:
     )
     measure.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes of each (default: 100)")
     measure.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first episode (default: 0)")
+    add_modules(measure)
     add_json(measure)
 
 
@@ -157,8 +161,9 @@ def run_make(arguments: argparse.Namespace) -> None:
         dataset_id=arguments.dataset_id,
         overwrite=arguments.overwrite,
         jobs=arguments.jobs,
+        modules=arguments.modules,
     )
-    description = describe(load_trajectories(dataset))
+    description = describe(load_trajectories(dataset, short_episodes="keep"))
     print(description.text())
     print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")
     write_json(arguments.json, description.to_dict())

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags, add_json, given
+from dtrl.cli.arguments import add_flags, add_json, add_modules, given
 from dtrl.config import DecodingConfig
 
 
@@ -50,6 +50,7 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw asked against achieved")
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode of the first target")
+    add_modules(parser)
     add_json(parser)
     add_flags(parser, DecodingConfig, "decoding")
 

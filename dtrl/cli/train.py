@@ -5,7 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_file_flags, add_flags, add_json, given, load, names_of, read_config, write_json
+from dtrl.cli.arguments import (
+    add_file_flags,
+    add_flags,
+    add_json,
+    add_modules,
+    given,
+    load,
+    names_of,
+    read_config,
+    write_json,
+)
 from dtrl.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from dtrl.errors import InputError
 
@@ -52,6 +62,7 @@ def add_parser(verbs: Any) -> None:
         help="settings from a file, such as another run's config.toml; flags win over it, and named datasets over all that says which data it loads",
     )
     add_json(parser)
+    add_modules(parser)
     add_flags(parser, TrainingConfig, "training")
     add_flags(parser, ModelConfig, "model")
     add_flags(parser, DataConfig, "data")

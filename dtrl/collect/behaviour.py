@@ -1,5 +1,6 @@
 """How a behaviour acts, and the episodes it plays. Each has its own seeds, so that it is the same whoever plays it, and when."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import gymnasium
 import numpy as np
 
 from dtrl.collect.array_policy import ArrayPolicy, fitted, load_array_policy, seen
-from dtrl.collect.episodes import Episode
+from dtrl.collect.episodes import Episode, kept
 from dtrl.collect.recipes import Behaviour, Recipe
 from dtrl.errors import InputError
+from dtrl.spaces import stack
 
 Act = Callable[["gymnasium.Env[Any, Any]", Any, np.random.Generator], Any]
 """An environment, its current observation and a generator of random numbers to an action."""
@@ -50,7 +52,7 @@ def actor(behaviour: Behaviour, policy: ArrayPolicy | None) -> Act:
         if behaviour.policy == "random" or (behaviour.epsilon and random.random() < behaviour.epsilon):
             return space.sample()
         if policy is None:
-            action = env.unwrapped.demonstrate()  # type: ignore[attr-defined]
+            action = env.unwrapped.demonstrate(**behaviour.options)  # type: ignore[attr-defined]
         else:
             action = policy.action(seen(observation, env.observation_space), random, temperature)
             if isinstance(space, gymnasium.spaces.Discrete):
@@ -59,7 +61,7 @@ def actor(behaviour: Behaviour, policy: ArrayPolicy | None) -> Act:
             assert isinstance(space, gymnasium.spaces.Box)
             action = action + behaviour.noise * (space.high - space.low) / 2 * random.standard_normal(space.shape)
             action = np.clip(action, space.low, space.high)
-        return action.astype(space.dtype) if isinstance(space, gymnasium.spaces.Box) else action
+        return np.asarray(action, space.dtype) if isinstance(space, gymnasium.spaces.Box) else action
 
     return act
 
@@ -73,23 +75,23 @@ def seeds_of(recipe_seed: int, index: int, number: int) -> list[int]:
     return seeds
 
 
-def play(env: "gymnasium.Env[Any, Any]", act: Act, seeds: list[int]) -> Episode:
-    """One episode from its first step to its end."""
+def play(env: "gymnasium.Env[Any, Any]", act: Act, seeds: list[int], options: dict[str, Any] | None = None) -> Episode:
+    """One episode from its first step to its end; `options` are those of `reset`."""
     env.action_space.seed(seeds[1])
     random = np.random.default_rng(seeds[2])
-    observation = env.reset(seed=seeds[0])[0]
-    observations, steps, done = [np.array(observation)], [], False
+    observation = env.reset(seed=seeds[0], options=copy.deepcopy(options) or None)[0]
+    observations, steps, done = [kept(observation)], [], False
     while not done:
         action = act(env, observation, random)
         observation, reward, terminated, truncated, _ = env.step(action)
-        observations.append(np.array(observation))
-        steps.append((np.array(action), float(reward), bool(terminated), bool(truncated)))
+        observations.append(kept(observation))
+        steps.append((kept(action), float(reward), bool(terminated), bool(truncated)))
         done = bool(terminated or truncated)
     actions, rewards, terminations, truncations = zip(*steps, strict=True)
     return Episode(
         seed=seeds[0],
-        observations=np.stack(observations),
-        actions=np.stack(actions),
+        observations=stack(env.observation_space, observations),
+        actions=stack(env.action_space, actions),
         rewards=np.array(rewards, np.float64),
         terminations=np.array(terminations),
         truncations=np.array(truncations),

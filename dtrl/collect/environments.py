@@ -1,35 +1,23 @@
 """The environment of a recipe: made if Gymnasium knows its id, and whether it suits the algorithm and every behaviour."""
 
-import importlib
+import copy
+import inspect
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
-import dtrl
-from dtrl.collect.recipes import ALGORITHMS, Recipe
+from dtrl.collect.reading import TYPE_NAMES, checked
+from dtrl.collect.recipes import ALGORITHMS, Behaviour, Recipe
 from dtrl.errors import InputError, did_you_mean
+from dtrl.registration import registered
 from dtrl.spaces import check_space
-
-PACKAGES = {"MiniGrid-": ("minigrid", "minigrid"), "BabyAI-": ("minigrid", "minigrid")}
-"""How ids of environments begin that a package registers when it is imported; the package, and dtrl's extra that brings it."""
 
 
 def environment_spec(recipe: Recipe) -> "gymnasium.envs.registration.EnvSpec":
-    """What Gymnasium has registered under the recipe's id. A module in the id ("module:Env-v0") is not imported."""
-    for beginning, (package, extra) in PACKAGES.items():
-        if recipe.env.startswith(beginning):
-            try:
-                importlib.import_module(package)
-            except ImportError as error:
-                raise InputError(
-                    f"{recipe.source}: env {recipe.env!r} cannot be made ({error}); pip install 'dtrl[{extra}]'."
-                ) from error
-    if recipe.env not in gymnasium.registry:
-        hint = did_you_mean(recipe.env, list(gymnasium.registry))
-        hint = hint if hint.startswith("did you mean") else "import the package that registers it before."
-        raise InputError(f"{recipe.source}: env {recipe.env!r} cannot be made (Gymnasium has no such id); {hint}")
-    return gymnasium.registry[recipe.env]
+    """What Gymnasium has registered under the recipe's id."""
+    return registered(recipe.env, recipe.env_options, f"{recipe.source}: ")
 
 
 def make_environment(recipe: Recipe, spec: Any = None) -> "gymnasium.Env[Any, Any]":
@@ -67,11 +55,23 @@ class OnePart(gymnasium.ObservationWrapper[Any, Any, Any]):
 def check_environment(recipe: Recipe) -> None:
     """Whether the environment exists and suits the algorithm and every behaviour."""
     env = make_environment(recipe)
+    try:
+        check_spaces_and_behaviours(recipe, env)
+    finally:
+        env.close()
+
+
+def check_spaces_and_behaviours(recipe: Recipe, env: "gymnasium.Env[Any, Any]") -> None:
     space = env.action_space
     check_space(env.observation_space, "observation", recipe.env)
     check_space(space, "action", recipe.env)
-    demonstrates = hasattr(env.unwrapped, "demonstrate")
-    env.close()
+    policies = [b.policy for b in recipe.behaviour if b.policy not in ("random", "demonstrator")]
+    composite = isinstance(env.observation_space, (spaces.Dict, spaces.Tuple, spaces.Text))
+    if composite and (recipe.algorithm or policies):
+        raise InputError(
+            f"{recipe.source}: {recipe.env} has the observations {env.observation_space}, which trained policies and those of files do not read; "
+            "choose a part of a Dict with observation_key, or use policy random or demonstrator."
+        )
     kind = type(space).__name__
     if recipe.algorithm and kind not in ALGORITHMS[recipe.algorithm.name].actions:
         able = [name for name, algorithm in ALGORITHMS.items() if kind in algorithm.actions]
@@ -80,13 +80,40 @@ def check_environment(recipe: Recipe) -> None:
         )
     for number, behaviour in enumerate(recipe.behaviour, 1):
         where = f"{recipe.source}: behaviour {number}"
-        if behaviour.policy == "demonstrator" and not (recipe.env in dtrl.ENVIRONMENTS and demonstrates):
-            raise InputError(
-                f"{where}: {recipe.env} has no demonstrate() method of dtrl's own; use policy random, checkpoint or file."
-            )
+        if behaviour.policy == "demonstrator":
+            check_demonstrator(env, behaviour, f"{where}: {recipe.env}")
+        if behaviour.reset_options:
+            try:
+                env.reset(seed=0, options=copy.deepcopy(behaviour.reset_options))
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise InputError(
+                    f"{where}: {recipe.env} cannot be reset with reset_options {behaviour.reset_options} ({reason}); correct them."
+                ) from error
         if behaviour.noise and not (
             isinstance(space, gymnasium.spaces.Box) and np.isfinite([space.low, space.high]).all()
         ):
             raise InputError(
                 f"{where}: noise needs bounded Box actions, {recipe.env} has {space}; use epsilon for Discrete ones."
             )
+
+
+def check_demonstrator(env: "gymnasium.Env[Any, Any]", behaviour: Behaviour, where: str) -> None:
+    """Whether the environment demonstrates, and its `demonstrate` takes the behaviour's options, by name and by type."""
+    demonstrate = getattr(env.unwrapped, "demonstrate", None)
+    if not callable(demonstrate):
+        raise InputError(f"{where} has no demonstrate() method; use policy random, checkpoint or file.")
+    parameters = inspect.signature(demonstrate).parameters.values()
+    named = {p.name: p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name, value in behaviour.options.items():
+        if name not in named and not anything:
+            raise InputError(f"{where}'s demonstrate() has no option {name!r}; {did_you_mean(name, list(named))}")
+        annotation = named[name].annotation if name in named else None
+        if annotation in TYPE_NAMES and annotation is not tuple:
+            checked(annotation, value, f"{where}'s demonstrate(): option {name!r}")
+    missing = [name for name, p in named.items() if p.default is p.empty and name not in behaviour.options]
+    if missing:
+        raise InputError(
+            f"{where}'s demonstrate() needs the option {missing[0]!r}; write options = {{ {missing[0]} = … }}."
+        )

@@ -1,5 +1,6 @@
 """A dataset from a recipe: train, play, write."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dtrl.collect.array_policy import ArrayPolicy, load_array_policy
@@ -13,10 +14,17 @@ from dtrl.collect.recipes import Algorithm, Recipe, check_recipe
 from dtrl.collect.recording import check_target, write_recipe, write_whole
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
+from dtrl.registration import import_modules
 
 
 def make_dataset(
-    recipe: Recipe, *, dataset_id: str | None = None, overwrite: bool = False, progress: bool = True, jobs: int = 1
+    recipe: Recipe,
+    *,
+    dataset_id: str | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    jobs: int = 1,
+    modules: Sequence[str] = (),
 ) -> str:
     """Train the recipe's algorithm, play its behaviours, write the Minari dataset and return its id.
 
@@ -24,11 +32,13 @@ def make_dataset(
     `overwrite` one that exists is replaced only when the new one is complete; what was finished is kept aside, and the next run of
     the same recipe goes on from there: with the episodes that are missing, or, if it was not over, with the training from its start.
     `jobs` processes play, with the same result whatever their number; a script that asks for several does so under
-    `if __name__ == "__main__"`. `progress` shows bars on a terminal. As Stable-Baselines3 does, this seeds the global generators of
+    `if __name__ == "__main__"`. `modules` are imported first, here and in these processes: those that register an environment of
+    your own. `progress` shows bars on a terminal. As Stable-Baselines3 does, this seeds the global generators of
     torch, numpy and random.
 
     InputError if the dataset exists or is being made, or if environment, algorithm and behaviours do not go together."""
     check_recipe(recipe)
+    import_modules(modules)
     if jobs < 1:
         raise InputError(f"jobs {jobs} must be 1 or more; it is the number of processes.")
     dataset_id = dataset_id or recipe.id
@@ -40,7 +50,7 @@ def make_dataset(
         if recipe.algorithm:
             train_once(folder, recipe, recipe.algorithm, progress)
             policies |= policies_of_training(folder, recipe)
-        play_missing(folder, recipe, policies, jobs, progress)
+        play_missing(folder, recipe, policies, jobs, progress, modules)
         write_whole(dataset_id, lambda: write_recipe(recipe, folder, dataset_id), folder)
     return dataset_id
 

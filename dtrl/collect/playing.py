@@ -4,20 +4,22 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dtrl.collect.array_policy import ArrayPolicy
 from dtrl.collect.behaviour import actor, play, seeds_of
 from dtrl.collect.environments import environment_spec, make_environment
-from dtrl.collect.episodes import to_bytes
+from dtrl.collect.episodes import check_finite, to_bytes
 from dtrl.collect.recipes import Recipe
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
+from dtrl.registration import import_modules
 
 PIECES = 50
 """Files into which the episodes of a behaviour are divided; an interruption costs one of them a process."""
@@ -33,9 +35,12 @@ class Player:
 
     def record(self, path: Path, index: int, numbers: range, played: Callable[[], object]) -> None:
         """Play these episodes of a behaviour into a file."""
-        episodes = []
+        episodes, behaviour = [], self.recipe.behaviour[index]
         for number in numbers:
-            episodes.append(play(self.env, self.acts[index], seeds_of(self.recipe.seed, index, number)))
+            seeds = seeds_of(self.recipe.seed, index, number)
+            episodes.append(play(self.env, self.acts[index], seeds, behaviour.reset_options))
+            whose = f"episode {number} of {behaviour.name} (seed {seeds[0]})"
+            check_finite(vars(episodes[-1]), whose, f"{self.recipe.env}, or what acts in it, needs a repair.")
             played()
         write_atomically(path, to_bytes(episodes))
 
@@ -63,8 +68,15 @@ def files_of(folder: Path, recipe: Recipe) -> list[list[Path]]:
     return files
 
 
-def play_missing(folder: Path, recipe: Recipe, policies: dict[int, ArrayPolicy], jobs: int, progress: bool) -> None:
-    """Play the episodes that are not in the folder, with `jobs` processes."""
+def play_missing(
+    folder: Path,
+    recipe: Recipe,
+    policies: dict[int, ArrayPolicy],
+    jobs: int,
+    progress: bool,
+    modules: Sequence[str] = (),
+) -> None:
+    """Play the episodes that are not in the folder, with `jobs` processes, which import the modules first."""
     from tqdm import tqdm
 
     todo = [piece for piece in pieces(folder, recipe) if not piece[0].is_file()]
@@ -91,23 +103,30 @@ def play_missing(folder: Path, recipe: Recipe, policies: dict[int, ArrayPolicy],
                 player.record(path, index, numbers, bars[index].update)
             player.env.close()
         else:
-            for index, count in played_by_processes(recipe, spec, policies, todo, min(jobs, len(todo))):
+            for index, count in played_by_processes(recipe, spec, policies, todo, min(jobs, len(todo)), modules):
                 bars[index].update(count)
 
 
 def played_by_processes(
-    recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], todo: list[tuple[Path, int, range]], jobs: int
+    recipe: Recipe,
+    spec: Any,
+    policies: dict[int, ArrayPolicy],
+    todo: list[tuple[Path, int, range]],
+    jobs: int,
+    modules: Sequence[str],
 ) -> Iterator[tuple[int, int]]:
     """Have processes record the pieces; index and number of episodes of each as it is done.
 
     They are spawned: a fork would copy the locks of torch's threads."""
     if not isinstance(spec.entry_point, str):
-        raise InputError(
-            f"{recipe.source}: env {recipe.env!r} is registered with an object of this process, which others cannot make; register it "
-            'with an entry point in the form "module:Class", or use one job.'
-        )
+        if not modules:
+            raise InputError(
+                f"{recipe.source}: env {recipe.env!r} is registered with an object of this process, which others cannot make; register it "
+                'with an entry point in the form "module:Class", name the module that registers it (--import, or modules), or use one job.'
+            )
+        spec = None  # the modules register it there
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, begin, (recipe, spec, policies)) as pool, ended_with(pool):
+    with ProcessPoolExecutor(jobs, context, begin, (recipe, spec, policies, modules)) as pool, ended_with(pool):
         futures = {pool.submit(record, *piece): piece for piece in todo}
         try:
             for future in as_completed(futures):
@@ -134,11 +153,11 @@ def ended_with(pool: ProcessPoolExecutor) -> Iterator[None]:
         raise
 
 
-_player: list[Player] = []
-"""Of a spawned process: the one that `begin` made."""
+_player: list[Callable[[], Player]] = []
+"""Of a spawned process: makes its only one, when there is something to play, so that an error is that of a task."""
 
 
-def begin(recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy]) -> None:
+def begin(recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], modules: Sequence[str]) -> None:
     """First thing in a spawned process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends it
     parent = multiprocessing.parent_process()
@@ -149,8 +168,14 @@ def begin(recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy]) -> None:
         os._exit(1)  # the first process was killed, and could not end this one
 
     threading.Thread(target=follow, daemon=True).start()
-    _player.append(Player(recipe, spec, policies))
+
+    @cache
+    def player() -> Player:
+        import_modules(modules)
+        return Player(recipe, spec, policies)
+
+    _player.append(player)
 
 
 def record(path: Path, index: int, numbers: range) -> None:
-    _player[0].record(path, index, numbers, lambda: None)
+    _player[0]().record(path, index, numbers, lambda: None)

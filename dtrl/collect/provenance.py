@@ -4,11 +4,14 @@ import dataclasses
 import hashlib
 import json
 import platform
+import sys
 import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import gymnasium
 
 import dtrl
 from dtrl.collect.environments import environment_spec
@@ -26,11 +29,12 @@ def fields_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """A hash of all that decides the episodes: the recipe's fields, the files it names, and the versions of what runs."""
+    """A hash of all that decides the episodes: the recipe's fields, the files it names, the environment's code, and the versions of what runs."""
     parts = [
         fields_of(dataclasses.replace(recipe, description="", reference=None)),
         file_hashes(recipe),
         versions(recipe),
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in environment_files(recipe)],
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -49,11 +53,26 @@ def file_hashes(recipe: Recipe) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
+def environment_modules(recipe: Recipe) -> list[str]:
+    """Modules in which the recipe's environment is, and the one inside that its options name."""
+    entries = [environment_spec(recipe).entry_point]
+    inner = recipe.env_options.get("env_id")
+    if isinstance(inner, str) and inner in gymnasium.registry:
+        entries.append(gymnasium.registry[inner].entry_point)
+    return [entry.partition(":")[0] if isinstance(entry, str) else str(entry.__module__) for entry in entries if entry]
+
+
+def environment_files(recipe: Recipe) -> list[Path]:
+    """The files of these modules, which a user may have changed since."""
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in environment_modules(recipe)]
+    return [Path(file) for file in files if file is not None]
+
+
 def versions(recipe: Recipe) -> dict[str, str]:
     """Versions of the packages that decide the episodes."""
     names = ["gymnasium", "numpy"]
-    entry_point = str(environment_spec(recipe).entry_point)
-    names += [name for beginning, name in SIMULATORS.items() if entry_point.startswith(beginning)]
+    modules = environment_modules(recipe)
+    names += [name for beginning, name in SIMULATORS.items() if any(m.startswith(beginning) for m in modules)]
     if recipe.algorithm:
         names += ["torch", "stable_baselines3", ALGORITHMS[recipe.algorithm.name].package]
     return {"dtrl": dtrl.__version__, "python": platform.python_version()} | {name: version(name) for name in names}
@@ -81,9 +100,16 @@ def dataset_provenance(recipe: Recipe) -> dict[str, Any]:
 
 
 def episode_provenance(recipe: Recipe, counts: Sequence[int]) -> list[dict[str, str]]:
-    """What is stored with each episode; its seed is there already. `counts` are the episodes of each behaviour."""
+    """What is stored with each episode; its seed is there already. `counts` are the episodes of each behaviour.
+
+    Options of `reset` are in JSON, as attributes of HDF5 cannot nest."""
     return [
-        {"behaviour": behaviour.name, "policy": behaviour.source, "noise": behaviour.disturbance or "none"}
+        {
+            "behaviour": behaviour.name,
+            "policy": behaviour.source,
+            "noise": behaviour.disturbance or "none",
+            "reset_options": json.dumps(behaviour.reset_options),
+        }
         for behaviour, count in zip(recipe.behaviour, counts, strict=True)
         for _ in range(count)
     ]

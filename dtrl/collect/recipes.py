@@ -1,5 +1,6 @@
 """What a recipe may say, and whether it makes sense. What needs the environment is checked in behaviour.py."""
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ POLICIES = {
     "checkpoint": "a copy of the trained policy",
     "replay": "nothing is played: the episodes of training that are in the replay buffer",
     "file": "a policy of plain arrays (.npz), or one saved by Stable-Baselines3 (.zip)",
-    "demonstrator": "the `demonstrate()` of an environment of dtrl",
+    "demonstrator": "the `demonstrate()` of the environment",
 }
 """Where the actions of a behaviour come from."""
 DATASET_ID = re.compile(r"([\w-]{2,}/)*[\w-]+-v\d+", re.ASCII)
@@ -91,13 +92,19 @@ class Behaviour:
     noise: float = 0.0
     """Standard deviation of the Gaussian noise added to an action, in halves of the action's range; Box actions only. The sum is
     clipped to the range."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment's `demonstrate`, such as { best = true }."""
+    reset_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the environment's `reset`, in every episode of this behaviour."""
 
     @property
     def source(self) -> str:
         """The policy without its noise, as in "checkpoint 4000"."""
         if self.policy == "file":
             return " ".join(filter(None, [Path(self.path or "").stem, self.snapshot]))
-        return self.policy if self.checkpoint is None else f"{self.policy} {self.checkpoint}"
+        if self.checkpoint is not None:
+            return f"{self.policy} {self.checkpoint}"
+        return " ".join([self.policy, *(f"{name}={value}" for name, value in self.options.items())])
 
     @property
     def disturbance(self) -> str:
@@ -110,8 +117,9 @@ class Behaviour:
 
     @property
     def name(self) -> str:
-        """What the dataset's metadata call it, as in "checkpoint 4000, epsilon 0.1"."""
-        return ", ".join(filter(None, [self.source, self.disturbance]))
+        """What the dataset's metadata call it, as in "checkpoint 4000, epsilon 0.1, start=A"."""
+        begins = [f"{name}={value}" for name, value in self.reset_options.items()]
+        return ", ".join(filter(None, [self.source, self.disturbance, *begins]))
 
 
 @dataclass(frozen=True)
@@ -193,6 +201,8 @@ OF_POLICIES = {
     "temperature": ("checkpoint", "file"),
     "epsilon": ("checkpoint", "file", "demonstrator"),
     "noise": ("checkpoint", "file", "demonstrator"),
+    "options": ("demonstrator",),
+    "reset_options": ("random", "checkpoint", "file", "demonstrator"),
 }
 """The policies to which a field means something."""
 
@@ -202,7 +212,7 @@ def check_behaviour(behaviour: Behaviour, algorithm: Algorithm | None, where: st
     if policy not in POLICIES:
         raise InputError(f"{where}: policy {policy!r} is unknown; use one of {', '.join(POLICIES)}.")
     for name, policies in OF_POLICIES.items():
-        if getattr(behaviour, name) not in (None, False, 0) and policy not in policies:
+        if getattr(behaviour, name) not in (None, False, 0, {}) and policy not in policies:
             raise InputError(
                 f"{where}: {name} means nothing to policy {policy}; leave it out, or use {' or '.join(policies)}."
             )
@@ -222,6 +232,11 @@ def check_behaviour(behaviour: Behaviour, algorithm: Algorithm | None, where: st
         raise InputError(f"{where}: a deterministic policy has no temperature; leave one of the two out.")
     if policy == "file":
         check_file(behaviour, where)
+    for name in ("options", "reset_options"):
+        try:
+            json.dumps(getattr(behaviour, name))
+        except TypeError as error:
+            raise InputError(f"{where}: {name} hold a date or a time; write it as a text.") from error
 
 
 def check_file(behaviour: Behaviour, where: str) -> None:

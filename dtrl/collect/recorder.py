@@ -1,15 +1,15 @@
 """Recording an environment while something acts in it: a Gymnasium wrapper that writes a Minari dataset."""
 
-import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 
-from dtrl.collect.recording import check_target, create, readable_env_spec, write_whole
+from dtrl.collect.episodes import check_finite, kept
+from dtrl.collect.recording import check_target, create, spec_of, write_whole
 from dtrl.errors import InputError
-from dtrl.spaces import check_space, flatten, leaves, stack
+from dtrl.spaces import check_space, stack
 
 if TYPE_CHECKING:
     from minari.data_collector import EpisodeBuffer
@@ -34,17 +34,8 @@ class Episode:
             "actions": stack(env.action_space, self.actions),
             "rewards": np.asarray(self.rewards, dtype=np.float64),
         }
-        arrays = {
-            leaf.name(name): part
-            for name, space in (("observations", env.observation_space), ("actions", env.action_space))
-            for leaf, part in zip(leaves(space), flatten(space, values[name]).values(), strict=True)
-        }
-        for name, array in {**arrays, "rewards": values["rewards"]}.items():
-            if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
-                step = int(np.argwhere(~np.isfinite(array))[0][0])
-                raise InputError(
-                    f"{name} of recorded episode {number} hold NaN or infinity at step {step}; the episode is left out, and what gave them needs a repair."
-                )
+        advice = "the episode is left out, and what gave them needs a repair."
+        check_finite(values, f"recorded episode {number}", advice)
         last = np.arange(steps) == steps - 1
         return EpisodeBuffer(
             id=number,
@@ -153,17 +144,15 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self.dataset_id
 
     def create(self, episodes: "list[EpisodeBuffer]") -> None:
-        dataset = create(
+        create(
             self.dataset_id,
             episodes,
+            spec_of(self.env),
             observation_space=self.observation_space,
             action_space=self.action_space,
             algorithm_name=self.algorithm or None,
             description=self.description or f"Recorded in {self.env}.",
         )
-        # Given this to begin with, Minari would make the environment.
-        if (env_spec := spec_of(self.env)) is not None:
-            dataset.storage.update_metadata({"env_spec": env_spec})
 
     def close(self) -> None:
         """Write what has not been written yet, and close the environment."""
@@ -173,16 +162,3 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         finally:
             self.running = None
             self.env.close()
-
-
-def spec_of(env: "gymnasium.Env[Any, Any]") -> str | None:
-    """The EnvSpec in JSON; None where the environment has none, or wrappers that cannot be written down."""
-    try:
-        return readable_env_spec(env.spec.to_json() if env.spec is not None else None)
-    except (TypeError, ValueError):
-        return None
-
-
-def kept(value: Any) -> Any:
-    """A copy: an environment, or what acts in it, may use an array again."""
-    return value.copy() if isinstance(value, np.ndarray) else value if np.isscalar(value) else copy.deepcopy(value)

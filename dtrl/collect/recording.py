@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium
 from gymnasium import spaces
 
 from dtrl.collect.environments import OnePart, make_environment
-from dtrl.collect.episodes import count_of, from_file
+from dtrl.collect.episodes import check_finite, count_of, from_file
 from dtrl.collect.playing import files_of
 from dtrl.collect.provenance import algorithm_name, dataset_provenance, description, episode_provenance
 from dtrl.collect.recipes import DATASET_ID, Recipe
@@ -101,15 +102,30 @@ def minari_folder(folder: str) -> Iterator[None]:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def create(dataset_id: str, episodes: "Iterable[EpisodeBuffer]", **metadata: Any) -> "MinariDataset":
-    """`minari.create_dataset_from_buffers` without its lossy images, and silent about what is not known here."""
+def create(
+    dataset_id: str,
+    episodes: "Iterable[EpisodeBuffer]",
+    env_spec: str | None,
+    reference: tuple[float, float] | None = None,
+    **metadata: Any,
+) -> "MinariDataset":
+    """`minari.create_dataset_from_buffers` without its lossy images, and silent about what is not known here.
+
+    `env_spec` is the EnvSpec in JSON; one that Minari could not read is left out. `reference` are the returns that stand for 0 and 1 in normalised scores."""
     import minari
 
     with warnings.catch_warnings():
         # It is the recipe, or the origin, that says where the data come from; their author is not known here.
         unknown = "code_permalink|author|author_email|algorithm_name|eval_env"
         warnings.filterwarnings("ignore", message=f"`({unknown})` is set to None|env_spec is None")
-        return minari.create_dataset_from_buffers(dataset_id, episodes, jpeg_encoding=False, **metadata)
+        dataset = minari.create_dataset_from_buffers(dataset_id, episodes, jpeg_encoding=False, **metadata)
+    # Given these to begin with, Minari would make the environment.
+    if (readable := readable_env_spec(env_spec)) is not None:
+        dataset.storage.update_metadata({"env_spec": readable})
+    if reference is not None:
+        low, high = reference
+        dataset.storage.update_metadata({"ref_min_score": float(low), "ref_max_score": float(high)})
+    return dataset
 
 
 def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
@@ -121,17 +137,27 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
     if not sum(counts):
         raise InputError(f"{recipe.source}: no episode had ended where the replay buffer was taken; train for longer.")
     env = make_environment(recipe)
-    registered = env.env if isinstance(env, OnePart) else env  # Minari can't store the wrapper
+    spec = spec_of(env.env if isinstance(env, OnePart) else env)  # Minari can't store the wrapper
+    if spec is None:
+        warnings.warn(
+            f"the dataset {dataset_id} does not name its environment, as {recipe.env} is registered with an object; register it with an entry point "
+            'in the form "module:Class", or name the environment whenever the dataset is used (env, --env)',
+            stacklevel=2,
+        )
     dataset = create(
         dataset_id,
-        (EpisodeBuffer(**vars(episode)) for some in files for file in some for episode in from_file(file)),
-        env=registered,
-        eval_env=registered.spec,
+        (
+            EpisodeBuffer(**vars(episode))
+            for some in files
+            for file in some
+            for episode in from_file(file, env.observation_space, env.action_space)
+        ),
+        spec,
+        (recipe.reference.random, recipe.reference.expert) if recipe.reference else None,
         observation_space=env.observation_space,
+        action_space=env.action_space,
         algorithm_name=algorithm_name(recipe),
         description=description(recipe, counts),
-        ref_min_score=recipe.reference.random if recipe.reference else None,
-        ref_max_score=recipe.reference.expert if recipe.reference else None,
     )
     env.close()
     dataset.storage.update_metadata(dataset_provenance(recipe))
@@ -140,20 +166,16 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
 
 def write_trajectories(trajectories: "Trajectories", dataset_id: str, description: str, algorithm: str) -> None:
     origin = trajectories.origin
-    dataset = create(
+    create(
         dataset_id,
         (episode_buffer(trajectories, i) for i in range(trajectories.num_episodes)),
+        origin.env_spec,
+        origin.reference,
         observation_space=trajectories.observation_space,
         action_space=trajectories.action_space,
         algorithm_name=algorithm or None,
         description=description or origin.name,
     )
-    # Given these to begin with, Minari would make the environment.
-    if (env_spec := readable_env_spec(origin.env_spec)) is not None:
-        dataset.storage.update_metadata({"env_spec": env_spec})
-    if origin.reference is not None:
-        low, high = origin.reference
-        dataset.storage.update_metadata({"ref_min_score": float(low), "ref_max_score": float(high)})
 
 
 def episode_buffer(trajectories: "Trajectories", i: int) -> "EpisodeBuffer":
@@ -162,6 +184,7 @@ def episode_buffer(trajectories: "Trajectories", i: int) -> "EpisodeBuffer":
     from minari.data_collector import EpisodeBuffer
 
     episode = trajectories.episode(i)
+    check_finite(episode, f"episode {i}", "repair or remove that episode.")
     for name, space in (("observations", trajectories.observation_space), ("actions", trajectories.action_space)):
         parts = flatten(space, episode[name])
         stored = {leaf.path: as_stored(parts[leaf.path], leaf, leaf.name(name), i) for leaf in leaves(space)}
@@ -171,7 +194,7 @@ def episode_buffer(trajectories: "Trajectories", i: int) -> "EpisodeBuffer":
 
 
 def as_stored(values: Any, leaf: Leaf, name: str, index: int) -> Any:
-    """A leaf's values in the dtype of its space; texts as text. Raises InputError for a value that the dtype cannot hold, or that is not finite."""
+    """A leaf's values in the dtype of its space; texts as text. Raises InputError for a value that the dtype cannot hold."""
     import numpy as np
 
     if isinstance(leaf.space, spaces.Text):
@@ -180,7 +203,7 @@ def as_stored(values: Any, leaf: Leaf, name: str, index: int) -> Any:
     dtype = leaf.space.dtype
     with np.errstate(over="ignore", invalid="ignore"):  # what the dtype cannot hold changes, and is refused below
         stored = values.astype(dtype)
-    wrong = ~np.isfinite(values) | (stored != values)
+    wrong = stored != values
     if wrong.any():
         first = tuple(np.argwhere(wrong)[0])
         raise InputError(
@@ -188,6 +211,14 @@ def as_stored(values: Any, leaf: Leaf, name: str, index: int) -> Any:
             "or remove that episode, or give a space of another dtype."
         )
     return stored
+
+
+def spec_of(env: "gymnasium.Env[Any, Any]") -> str | None:
+    """The EnvSpec in JSON; None where the environment has none, or one that names an object."""
+    try:
+        return env.spec.to_json() if env.spec is not None else None
+    except (TypeError, ValueError):
+        return None
 
 
 def readable_env_spec(env_spec: str | None) -> str | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dtrl.config import DataConfig, SourceConfig
 from dtrl.errors import InputError
-from dtrl.spaces import Space, leaves, unflatten
+from dtrl.spaces import Space, flatten, leaves, numbers_of, unflatten
 from dtrl.trajectories.filling import empty_columns, fill_episode
 
 Array = npt.NDArray[Any]

@@ -12,7 +12,7 @@ import numpy as np
 
 from dtrl.config import DataConfig, SourceConfig, texts
 from dtrl.errors import InputError, did_you_mean
-from dtrl.spaces import is_image, leaves
+from dtrl.spaces import Space, is_image, leaves
 from dtrl.trajectories import cache
 from dtrl.trajectories.columns import Origin, Trajectories
 from dtrl.trajectories.formats import Columns, read_file

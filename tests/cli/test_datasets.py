@@ -116,3 +116,12 @@ def test_columns_are_for_files_which_may_stand_beside_a_dataset(table, capsys):
     assert "format, env and columns are for files, and mine/walk-v0 is none" in capsys.readouterr().err
     assert main(["datasets", "show", "mine/walk-v0", str(table), *COLUMNS]) == 0
     assert "episodes       4 (" in capsys.readouterr().out
+
+
+def test_make_shows_a_dataset_with_episodes_of_one_step(tmp_path, capsys):
+    (tmp_path / "cards.toml").write_text(
+        'id = "mine/cards-v0"\nenv = "Blackjack-v1"\nseed = 0\ndescription = "Chance."\n[[behaviour]]\npolicy = "random"\nepisodes = 5\n'
+    )
+    assert main(["datasets", "make", str(tmp_path / "cards.toml")]) == 0
+    assert "mine/cards-v0" in capsys.readouterr().out
+    assert dtrl.load_trajectories("mine/cards-v0", short_episodes="keep").episode_lengths.min() == 1

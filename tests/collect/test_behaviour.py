@@ -220,9 +220,9 @@ def edit(text, old, new):
     [
         (
             edit(RANDOM, "CartPole-v1", "CartPol-v1"),
-            r"recipe.toml: env 'CartPol-v1' cannot be made .*did you mean 'CartPole-v1'",
+            r"recipe.toml: environment 'CartPol-v1' is not registered .*did you mean 'CartPole-v1'",
         ),
-        (edit(RANDOM, "CartPole-v1", "nowhere:Env-v0"), r"env 'nowhere:Env-v0' cannot be made"),
+        (edit(RANDOM, "CartPole-v1", "nowhere:Env-v0"), r"environment 'nowhere:Env-v0' is not registered"),
         (edit(RANDOM, '"random"', '"demonstrator"'), r"behaviour 1: CartPole-v1 has no demonstrate\(\)"),
         (
             edit(PENDULUM, "noise = 3", "path = 'x.npz'"),

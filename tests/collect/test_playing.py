@@ -32,11 +32,11 @@ def played_in(monkeypatch, stop_after=None):
     """The numbers of the episodes that are played; an interruption after so many of them."""
     numbers, play = [], playing.play
 
-    def counted(env, act, seeds):
+    def counted(env, act, seeds, options):
         if len(numbers) == stop_after:
             raise KeyboardInterrupt
         numbers.append(seeds[0])
-        return play(env, act, seeds)
+        return play(env, act, seeds, options)
 
     monkeypatch.setattr(playing, "play", counted)
     return numbers

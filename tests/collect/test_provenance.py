@@ -3,16 +3,19 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
+import gymnasium
 import minari
 import numpy as np
 import pytest
 
 import dtrl
 from dtrl.collect import make_dataset
-from dtrl.collect.provenance import fingerprint, text_hash
+from dtrl.collect.provenance import fingerprint, text_hash, versions
 
 HERE = Path(__file__).parent
 TRAINED = (HERE / "trained.toml").read_text(encoding="utf-8")
@@ -64,9 +67,17 @@ def test_every_episode_can_be_played_again(recipe_of, text):
 
 def test_episodes_say_what_played_them(recipe_of):
     storage = minari.load_dataset(make_dataset(recipe_of(TRAINED))).storage
-    stored = [{k: m[k] for k in ("behaviour", "policy", "noise")} for m in storage.get_episode_metadata(range(5))]
-    first = {"behaviour": "checkpoint 128, epsilon 0.5", "policy": "checkpoint 128", "noise": "epsilon 0.5"}
-    last = {"behaviour": "checkpoint 256", "policy": "checkpoint 256", "noise": "none"}
+    stored = [
+        {k: m[k] for k in ("behaviour", "policy", "noise", "reset_options")}
+        for m in storage.get_episode_metadata(range(5))
+    ]
+    first = {
+        "behaviour": "checkpoint 128, epsilon 0.5",
+        "policy": "checkpoint 128",
+        "noise": "epsilon 0.5",
+        "reset_options": "{}",
+    }
+    last = {"behaviour": "checkpoint 256", "policy": "checkpoint 256", "noise": "none", "reset_options": "{}"}
     assert stored == [first] * 3 + [last] * 2
 
 
@@ -109,3 +120,22 @@ def test_a_fingerprint_changes_with_what_decides_the_episodes(recipe_of, tmp_pat
     one = fingerprint(recipe)
     (tmp_path / "policy.npz").write_bytes(b"other")
     assert fingerprint(recipe) != one
+
+
+def test_a_fingerprint_changes_with_the_code_of_the_environment(recipe_of, tmp_path, monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Own-v0", "own_code:Own")
+    monkeypatch.setitem(gymnasium.registry, "Own-v0", spec)
+    monkeypatch.setitem(sys.modules, "own_code", SimpleNamespace(__file__=str(tmp_path / "own_code.py")))
+    recipe = recipe_of((HERE / "random.toml").read_text(encoding="utf-8").replace("CartPole-v1", "Own-v0"))
+    inside = dataclasses.replace(recipe, env="dtrl/DelayedReward-v0", env_options={"env_id": "Own-v0"})
+    before = []
+    for code in ("one = 1", "one = 2"):
+        (tmp_path / "own_code.py").write_text(code)
+        before += [fingerprint(recipe), fingerprint(inside)]
+    assert len(set(before)) == 4
+
+
+def test_the_simulator_of_the_environment_inside_is_among_the_versions(recipe_of):
+    recipe = recipe_of((HERE / "random.toml").read_text(encoding="utf-8"))
+    inside = dataclasses.replace(recipe, env="dtrl/DelayedReward-v0", env_options={"env_id": "LunarLander-v3"})
+    assert versions(inside)["Box2D"] == version("Box2D")

@@ -7,18 +7,21 @@ import sys
 import textwrap
 from pathlib import Path
 
+import gymnasium
+import numpy as np
 import pytest
 
 import dtrl.collect
 from dtrl.cli import main
 from dtrl.collect import Algorithm, Behaviour, Recipe, list_recipes, load_recipe, make_dataset
 from dtrl.collect.array_policy import HEADS, ArrayPolicy
-from dtrl.collect.environments import check_environment, make_environment
+from dtrl.collect.environments import check_environment
 from dtrl.collect.recipes import ALGORITHMS, POLICIES
 from dtrl.collect.training import settings
+from dtrl.envs.stitch import PLACES
 from dtrl.errors import InputError
 from dtrl.evaluation.references import REFERENCE_RETURNS
-from dtrl.spaces import check_space
+from dtrl.registration import package_of
 from dtrl.trajectories import load_trajectories
 
 HERE = Path(__file__).parent
@@ -26,23 +29,30 @@ RANDOM = (HERE / "random.toml").read_text(encoding="utf-8")
 TRAINED = (HERE / "trained.toml").read_text(encoding="utf-8")
 
 
-def environment_of(recipe):
-    """Skips what needs a package that is not installed, and images as long as dtrl does not read them."""
-    if recipe.env.startswith("MiniGrid-"):
-        pytest.importorskip("minigrid")
-    space = make_environment(recipe).observation_space
-    if len(space.shape) == 3:
-        try:
-            check_space(space, "observation", recipe.env)
-        except InputError:
-            pytest.skip("dtrl does not read images yet")
-    check_environment(recipe)
+def checked_environment(recipe):
+    """Skips what needs a package that is not installed, and says which."""
+    for package in (package_of(recipe.env), recipe.algorithm and ALGORITHMS[recipe.algorithm.name].package):
+        if package:
+            pytest.importorskip(package)
+    try:
+        check_environment(recipe)
+    except InputError as error:
+        if isinstance(error.__cause__, (ImportError, gymnasium.error.DependencyNotInstalled)):
+            pytest.skip(str(error))
+        raise
+
+
+def test_a_recipe_without_its_package_is_skipped_with_the_reason(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("dtrl/Stitch-v0", entry_point="no_such_package:Env")
+    monkeypatch.setitem(gymnasium.registry, spec.id, spec)
+    with pytest.raises(pytest.skip.Exception, match="No module named 'no_such_package'"):
+        checked_environment(load_recipe("stitch"))
 
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_is_valid_and_fits_its_environment(name):
     recipe = load_recipe(name)
-    environment_of(recipe)
+    checked_environment(recipe)
     text = list_recipes()[name].read_text(encoding="utf-8")
     assert f"dtrl datasets make {name}\n" in text
     assert recipe.algorithm is None or re.search(r"\d+ (s|minutes)\b", text)
@@ -82,7 +92,7 @@ def shrunk(recipe):
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_runs_to_its_end_when_it_is_shrunk(name):
     recipe = load_recipe(name)
-    environment_of(recipe)
+    checked_environment(recipe)
     trajectories = load_trajectories(make_dataset(shrunk(recipe)))
     played = [b for b in recipe.behaviour if b.policy != "replay"]
     assert trajectories.num_episodes >= len(recipe.behaviour)
@@ -100,9 +110,22 @@ def test_a_recipe_and_the_table_of_references_agree(name):
         assert (recipe.reference.random, recipe.reference.expert) == (known.random, known.expert)
 
 
+@pytest.mark.slow
+def test_the_best_way_of_stitch_is_in_no_episode():
+    trajectories = load_trajectories(make_dataset(load_recipe("stitch")))
+    returns, episodes = trajectories.episode_returns, map(trajectories.episode, range(trajectories.num_episodes))
+    ways = [episode["observations"] * np.float32([9, 6]) for episode in episodes]
+    ends = [(way[0].round().astype(int).tolist(), way[-1].round().astype(int).tolist()) for way in ways]
+    a, d = list(PLACES["A"]), list(PLACES["D"])
+    assert (a, d) not in ends
+    assert {tuple(begin) for begin, _ in ends} == {PLACES["A"], PLACES["C"]}
+    assert max(r for r, (begin, _) in zip(returns, ends, strict=True) if begin == a) == 2
+    assert returns.max() == 8  # the best is 11, and test_stitch.py has it from the maze
+
+
 def test_recipes_have_ids_of_their_own():
     ids = [load_recipe(name).id for name in list_recipes()]
-    assert len(ids) >= 17
+    assert len(ids) >= 18
     assert len(set(ids)) == len(ids)
 
 

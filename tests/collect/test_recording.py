@@ -263,8 +263,8 @@ def test_written_over_the_dataset_that_they_were_loaded_from(some):
 @pytest.mark.parametrize(
     ("space", "value", "message"),
     [
-        (Box(-9, 9, (3,)), np.nan, r"observations of episode 1 hold nan at step 5, which float32 cannot store"),
-        (Box(-9, 9, (3,)), np.inf, r"observations of episode 1 hold inf at step 5"),
+        (Box(-9, 9, (3,)), np.nan, r"observations of episode 1 hold NaN or infinity at step 5; repair or remove"),
+        (Box(-9, 9, (3,)), np.inf, r"observations of episode 1 hold NaN or infinity at step 5"),
         (Box(0, 9, (3,), np.uint8), 0, r"observations of episode 0 hold .* at step 0, which uint8 cannot store"),
         (Box(-9, 9, (0,)), 0, r"the observation space of the trajectories is Box.*, which has no entry"),
     ],

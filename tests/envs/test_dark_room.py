@@ -12,7 +12,7 @@ def demonstrate(env):
 
 
 def explore(env):
-    return env.unwrapped.explore()
+    return env.unwrapped.demonstrate(explore=True)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dtrl.errors import InputError, did_you_mean
+from dtrl.registration import import_packages
 from dtrl.spaces import Space
 
 
@@ -20,6 +21,7 @@ def look_up(env_id: str) -> Environment:
     """The environment registered under an id; it is made once, for its spaces. Raises InputError where it cannot be."""
     import gymnasium
 
+    import_packages(env_id)
     try:
         env = gymnasium.make(env_id)
     except Exception as error:
