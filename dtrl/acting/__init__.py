@@ -1,10 +1,48 @@
-"""Policies that act: contexts, the policy itself, and rollouts in vector environments."""
+"""Policies that act: contexts, the policy itself, engines that run it elsewhere, and rollouts in vector environments.
 
-from dtrl.acting.context import CONTEXTS
-from dtrl.acting.environments import make_environment
-from dtrl.acting.policy import Policy
-from dtrl.acting.rollouts import Episode, rollout
-from dtrl.acting.runs import load_policy
-from dtrl.acting.state import PolicyState
+Names are imported when they are asked for: a policy that another engine runs needs no torch."""
 
-__all__ = ["CONTEXTS", "Episode", "Policy", "PolicyState", "load_policy", "make_environment", "rollout"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dtrl.acting.actor import Actor
+    from dtrl.acting.context import CONTEXTS
+    from dtrl.acting.environments import make_environment
+    from dtrl.acting.exported import ExportedPolicy
+    from dtrl.acting.policy import Policy
+    from dtrl.acting.rollouts import Episode, rollout
+    from dtrl.acting.runs import load_policy
+    from dtrl.acting.state import PolicyState
+
+HOMES = {
+    "Actor": "actor",
+    "CONTEXTS": "context",
+    "Episode": "rollouts",
+    "ExportedPolicy": "exported",
+    "Policy": "policy",
+    "PolicyState": "state",
+    "load_policy": "runs",
+    "make_environment": "environments",
+    "rollout": "rollouts",
+}
+"""Public name → the module of this folder that defines it."""
+
+__all__ = [
+    "CONTEXTS",
+    "Actor",
+    "Episode",
+    "ExportedPolicy",
+    "Policy",
+    "PolicyState",
+    "load_policy",
+    "make_environment",
+    "rollout",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

@@ -5,37 +5,75 @@ it is used."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Array = npt.NDArray[Any]
 KEY = "dtrl"
 FORMAT = 1
 
 
-def save_artefact(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+def save_artefact(path: Path, tensors: "Mapping[str, Tensor]", document: Mapping[str, Any]) -> None:
     """Write the file atomically. Raises InputError where it cannot be written."""
     from safetensors.torch import save
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, **document}, sort_keys=True, allow_nan=False)
-    write_atomically(path, save(whole, metadata={KEY: text, "sha256": digest(whole, text)}))
+    text = as_text(document)
+    parts = ((name, str(t.dtype), tuple(t.shape), tensor_bytes(t)) for name, t in sorted(whole.items()))
+    write_atomically(path, save(whole, metadata={KEY: text, "sha256": digest(parts, text)}))
 
 
-def load_artefact(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def save_arrays(path: Path, arrays: Mapping[str, Array], document: Mapping[str, Any]) -> None:
+    """`save_artefact` for arrays."""
+    from safetensors.numpy import save
+
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = as_text(document)
+    write_atomically(path, save(whole, metadata={KEY: text, "sha256": digest(array_parts(whole), text)}))
+
+
+def load_artefact(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Tensors and document. Raises InputError, naming the file, where it is not a whole, unaltered artefact of this format."""
+    tensors, text, sha256 = read(path, "pt")
+    parts = ((name, str(t.dtype), tuple(t.shape), tensor_bytes(t)) for name, t in sorted(tensors.items()))
+    return tensors, checked(path, digest(parts, text), sha256, text)
+
+
+def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """`load_artefact` for arrays."""
+    arrays, text, sha256 = read(path, "numpy")
+    return arrays, checked(path, digest(array_parts(arrays), text), sha256, text)
+
+
+def engine_of(path: Path) -> str | None:
+    """The engine that a file was exported for; None where it holds a model to be run by PyTorch. Raises InputError where it is no artefact."""
+    found = json.loads(read(path, None)[1]).get("engine")
+    return None if found is None else str(found)
+
+
+def as_text(document: Mapping[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, **document}, sort_keys=True, allow_nan=False)
+
+
+def read(path: Path, framework: str | None) -> tuple[dict[str, Any], str, str]:
+    """Tensors (none without a framework), document and hash of a file, as they stand there."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework or "numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if framework else {}
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror or error}); give the path of a run directory or of a saved policy."
@@ -48,28 +86,38 @@ def load_artefact(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(
             f"{path} was not written by dtrl: its header has no {KEY} document; give a run directory or a file made by policy.save."
         )
-    if digest(tensors, metadata[KEY]) != metadata["sha256"]:
+    return tensors, metadata[KEY], metadata["sha256"]
+
+
+def checked(path: Path, found: str, expected: str, text: str) -> dict[str, Any]:
+    if found != expected:
         raise InputError(
             f"{path} does not match the sha256 in its header: it was altered after it was written; restore it, or train again."
         )
-    document = json.loads(metadata[KEY])
+    document: dict[str, Any] = json.loads(text)
     if document.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {document.get('format')}, and this dtrl reads format {FORMAT}; use the dtrl that wrote it ({document.get('dtrl')})."
         )
-    return tensors, document
+    return document
 
 
-def digest(tensors: Mapping[str, Tensor], text: str) -> str:
+def digest(parts: Iterable[tuple[str, str, tuple[int, ...], bytes]], text: str) -> str:
+    """sha256 over the document, and over name, dtype, shape and bytes of each tensor in the order of their names."""
     total = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(tensor_bytes(tensor))
+    for name, dtype, shape, content in parts:
+        total.update(f"\0{name}\0{dtype}\0{shape}\0".encode())
+        total.update(content)
     return total.hexdigest()
 
 
-def parameters_sha256(module: torch.nn.Module) -> str:
+def array_parts(arrays: Mapping[str, Array]) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
+    return (
+        (name, f"torch.{a.dtype}", a.shape, np.ascontiguousarray(a).tobytes()) for name, a in sorted(arrays.items())
+    )
+
+
+def parameters_sha256(module: "torch.nn.Module") -> str:
     """sha256 over the parameters' bytes in the order of their names."""
     total = hashlib.sha256()
     for _, parameter in sorted(module.named_parameters()):
@@ -77,6 +125,8 @@ def parameters_sha256(module: torch.nn.Module) -> str:
     return total.hexdigest()
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
+def tensor_bytes(tensor: "Tensor") -> bytes:
     """The tensor's elements in row order, as they lie in memory."""
+    import torch
+
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""

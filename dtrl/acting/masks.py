@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from dtrl.acting.environments import descend
 from dtrl.errors import InputError
-from dtrl.spaces import Space
+from dtrl.spaces import Space, leaves
 
 Masks = npt.NDArray[np.bool_]
 ACTION_MASK = "action_mask"
@@ -63,6 +63,37 @@ class MaskReader:
                 )
             out[row] = mask
         return out
+
+
+def mask_size(space: Space) -> int | None:
+    """Entries n of a mask of actions in a space; None where they cannot be masked: several parts, or a Box."""
+    found = leaves(space)
+    part = found[0].space
+    if len(found) > 1 or isinstance(part, spaces.Box):
+        return None
+    if isinstance(part, spaces.Discrete):
+        return int(part.n)
+    assert isinstance(part, spaces.MultiDiscrete | spaces.MultiBinary)
+    return int(part.nvec.sum()) if isinstance(part, spaces.MultiDiscrete) else 2 * int(np.prod(part.shape))
+
+
+def mask_rows(masks: Any, rows: int, n: int | None) -> Masks:
+    """(B, n) bool from masks in any form that environments give them: an array, or a tuple with one a choice. Raises InputError for other sizes, and
+    where `n` is None."""
+    if n is None:
+        raise InputError(
+            "action masks are for one Discrete, MultiDiscrete or MultiBinary action; this policy acts otherwise."
+        )
+    if isinstance(masks, tuple) or (isinstance(masks, list) and len({np.shape(mask) for mask in masks}) > 1):
+        masks = np.concatenate([np.asarray(mask) for mask in masks], axis=-1)  # one a choice, as Gymnasium samples by
+    allowed = np.asarray(masks, dtype=bool)
+    if allowed.ndim == 1 and rows == 1:
+        allowed = allowed[None]
+    if allowed.shape != (rows, n):
+        raise InputError(
+            f"action_masks has shape {allowed.shape}; give ({rows}, {n}), True where an action may be taken."
+        )
+    return allowed
 
 
 def flat(mask: Any) -> Masks:

@@ -14,10 +14,14 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dtrl.acting.policy import Policy
+from dtrl.acting.artefact import engine_of
 from dtrl.errors import InputError
+
+if TYPE_CHECKING:
+    from dtrl.acting.exported import ExportedPolicy
+    from dtrl.acting.policy import Policy
 
 CHECKPOINT = re.compile(r"update-(\d{8,})")
 CONFIG_FILE, RESULT_FILE = "config.toml", "result.json"
@@ -25,11 +29,12 @@ POLICY_FILE = "policy.safetensors"
 MANIFEST = "manifest.json"
 
 
-def load_policy(path: str | os.PathLike[str], **acting: Any) -> Policy:
-    """The policy of a run directory (its newest checkpoint), of one checkpoint's folder, or of a file made by `policy.save`.
+def load_policy(path: str | os.PathLike[str], *, engine: str | None = None, **acting: Any) -> "Policy | ExportedPolicy":
+    """The policy of a run directory (its newest checkpoint), of one checkpoint's folder, or of a file made by `policy.save` or `dtrl export`.
 
-    Keyword arguments are those of `Policy`: context, context_length, decoding, target_return. Raises InputError where there is no policy, or where
-    its files do not match their sha256."""
+    `engine` runs its model: eager (PyTorch, the default), numpy, onnx or aoti; a file that was exported for one knows it. Other keyword arguments are those
+    of `Policy`: context, context_length, decoding, target_return. Raises InputError where there is no policy, where its files do not match their sha256,
+    and for an engine that cannot run here."""
     path = Path(path)
     if not path.exists():
         raise InputError(
@@ -39,7 +44,25 @@ def load_policy(path: str | os.PathLike[str], **acting: Any) -> Policy:
         folder = path if (path / MANIFEST).exists() else newest_checkpoint(path)
         verify(folder)
         path = folder / POLICY_FILE
-    return Policy.load(path, **acting)
+    return load_file(path, engine, **acting)
+
+
+def load_file(path: Path, engine: str | None, **acting: Any) -> "Policy | ExportedPolicy":
+    exported = engine_of(path)
+    if exported is not None:
+        from dtrl.acting.exported import ExportedPolicy
+
+        if engine not in (None, exported):
+            raise InputError(f"{path} was exported for the engine {exported}, not {engine}; export the run again.")
+        return ExportedPolicy.load(path, **acting)
+    from dtrl.acting.policy import Policy
+
+    policy = Policy.load(path, **acting)
+    if engine in (None, "eager"):
+        return policy
+    from dtrl.acting.exported import ExportedPolicy
+
+    return ExportedPolicy.of(policy, str(engine))
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -3,12 +3,13 @@
 B environments, A width of an action."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.context import Context
+if TYPE_CHECKING:
+    from dtrl.acting.context import Context
 
 Array = npt.NDArray[Any]
 
@@ -17,7 +18,7 @@ Array = npt.NDArray[Any]
 class PolicyState:
     """What B environments carry from one call of `predict` to the next. It is updated in place."""
 
-    context: Context
+    context: "Context"
     target_returns: npt.NDArray[np.float64]
     """(B,) asked return of the episodes in progress."""
     returns_to_go: npt.NDArray[np.float64]

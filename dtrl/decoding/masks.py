@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,34 +13,14 @@ from dtrl.errors import InputError
 from dtrl.heads import OneHots
 
 
-def mask_actions(distributions: Mapping[str, Distribution], masks: Any, rows: int) -> dict[str, Distribution]:
-    """The distributions of an action's parts, by field, without what the `masks` (B, n) of B = `rows` environments forbid.
-
-    True allows; a tuple of masks, one a choice, is laid end to end. Raises InputError where a mask fits no action, or leaves none."""
-    (name, distribution), *others = distributions.items()
-    if others or not isinstance(distribution, Categorical | OneHots):
-        raise InputError(
-            "action masks are for one Discrete, MultiDiscrete or MultiBinary action; this policy acts otherwise."
-        )
-    allowed = mask_rows(masks, rows, distribution.logits.shape[-1])
+def mask_actions(distributions: Mapping[str, Distribution], allowed: npt.NDArray[np.bool_]) -> dict[str, Distribution]:
+    """The distributions of an action's parts, by field, without what is not `allowed` (B, n). Raises InputError where nothing is left of a choice."""
+    ((name, distribution),) = distributions.items()
+    assert isinstance(distribution, Categorical | OneHots)
     try:
         return {name: allow(distribution, torch.from_numpy(allowed).to(distribution.logits.device).unsqueeze(1))}
     except ValueError as error:
         raise InputError(f"{error}; the environment is at fault.") from error
-
-
-def mask_rows(masks: Any, rows: int, n: int) -> npt.NDArray[np.bool_]:
-    """(B, n) bool from masks in any form that environments give them: an array, or a tuple with one a choice. Raises InputError for other sizes."""
-    if isinstance(masks, tuple) or (isinstance(masks, list) and len({np.shape(mask) for mask in masks}) > 1):
-        masks = np.concatenate([np.asarray(mask) for mask in masks], axis=-1)  # one a choice, as Gymnasium samples by
-    allowed = np.asarray(masks, dtype=bool)
-    if allowed.ndim == 1 and rows == 1:
-        allowed = allowed[None]
-    if allowed.shape != (rows, n):
-        raise InputError(
-            f"action_masks has shape {allowed.shape}; give ({rows}, {n}), True where an action may be taken."
-        )
-    return allowed
 
 
 def allow(distribution: Categorical | OneHots, allowed: Tensor) -> Categorical | OneHots:

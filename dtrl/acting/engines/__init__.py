@@ -1,0 +1,16 @@
+"""What runs a policy's model in place of PyTorch. An engine is a class here, a row in `ENGINES`, and its tests.
+
+numpy   in NumPy alone: needs neither torch nor a compiler
+onnx    ONNX Runtime, which many languages and devices have (extra `onnx`)
+aoti    compiled for this machine by torch's AOTInductor, for a fixed number of environments; needs torch, and a C++ compiler to make it
+
+`base.Engine` is what they offer; `exporting` traces the programs that they are made from."""
+
+from dtrl.acting.engines.aoti_engine import AotiEngine
+from dtrl.acting.engines.base import Engine
+from dtrl.acting.engines.numpy_engine import NumpyEngine
+from dtrl.acting.engines.onnx_engine import OnnxEngine
+
+ENGINES: dict[str, type[Engine]] = {"numpy": NumpyEngine, "onnx": OnnxEngine, "aoti": AotiEngine}
+
+__all__ = ["ENGINES", "Engine"]

@@ -20,16 +20,26 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from dtrl.acting.context import kept_steps
+from dtrl.backbones import Transformer
 from dtrl.backbones.cache import Past
 from dtrl.errors import InputError
 from dtrl.heads import OneHots, PointMass, TanhNormal
 from dtrl.sequence_model import SequenceModel
 from dtrl.spaces import column_layout, leaves
+from dtrl.tokenizers import Continuous
 
 if TYPE_CHECKING:
     from dtrl.acting.policy import Policy
 
 STATIC = Dim.STATIC
+KINDS: dict[type[Distribution], str] = {
+    PointMass: "point",
+    Independent: "gaussian",
+    TanhNormal: "tanh_gaussian",
+    Categorical: "categorical",
+    OneHots: "one_hots",
+}
+"""Distribution of a head → its name in an exported policy."""
 ROWS, SLOTS = 2, 6
 """Sizes of the examples; torch.export takes 0 and 1 for constants."""
 
@@ -82,7 +92,7 @@ def read(model: SequenceModel, acted: Sequence[str], x: Tensor, state: Past | No
 
 
 def parameters(distribution: Distribution) -> list[Tensor]:
-    """The tensors that make a distribution: see `KINDS`."""
+    """The tensors that make a distribution."""
     if isinstance(distribution, PointMass):
         return [distribution.location]
     if isinstance(distribution, Categorical | OneHots):
@@ -93,9 +103,34 @@ def parameters(distribution: Distribution) -> list[Tensor]:
     return [normal.mean, normal.base_dist.stddev]
 
 
-def kind_of(distribution: Distribution) -> str:
-    kinds = {PointMass: "point", Categorical: "categorical", OneHots: "one_hots", TanhNormal: "tanh_gaussian"}
-    return kinds.get(type(distribution), "gaussian")
+def describe(policy: "Policy") -> dict[str, Any]:
+    """What an exported policy has to know of its model besides the programs: the fields of a call, the sizes of the past, and the kind of each head."""
+    model, backbone = policy.model, policy.model.backbone
+    past = backbone.initial_state(1, 1)
+    kinds = {}
+    with torch.no_grad():
+        hidden = next(model.parameters()).new_zeros(1, 1, model.width)
+        for name in policy.acted:
+            kinds[name] = KINDS[type(model.head_of[name](hidden))]
+    return {
+        "names": policy.after + policy.before,
+        "ages": policy.ages.tolist(),
+        "width": model.width,
+        "past": None if past is None else [past.keys_values.shape[i] for i in (0, 2, 4)],
+        "band": backbone.band if isinstance(backbone, Transformer) else None,
+        "heads": kinds,
+    }
+
+
+def decoders(policy: "Policy") -> dict[str, np.ndarray[Any, Any]]:
+    """Shift and scale of each continuous part of the action."""
+    found = {}
+    for name in policy.acted:
+        tokenizer = policy.model.by_name[name].tokenizer
+        if isinstance(tokenizer, Continuous):
+            found[f"{name}:shift"] = tokenizer.shift.float().cpu().numpy()
+            found[f"{name}:scale"] = tokenizer.scale.float().cpu().numpy()
+    return found
 
 
 def exportable(model: SequenceModel) -> SequenceModel:
@@ -124,33 +159,33 @@ def export_programs(policy: "Policy", rows: int | None = None) -> dict[str, Expo
         for role, space in (("observation", policy.observation_space), ("action", policy.action_space))
         for leaf in leaves(space)
     }
-    values = [empty(batch, *column_layout(leaf_of[name].space) if name in leaf_of else ((), np.float32)) for name in names]
+    values = [
+        empty(batch, *column_layout(leaf_of[name].space) if name in leaf_of else ((), np.float32)) for name in names
+    ]
     inputs: dict[str, Any] = {"values": values, "timesteps": torch.zeros(batch, 1, tokens, dtype=torch.long)}
     dims: dict[str, Any] = {"values": [{0: b} for _ in values], "timesteps": {0: b}}
-    step = Step(model, names, policy.acted)
+    step = Step(model, names, list(policy.acted))
     if not model.backbone.memory:
         return {"step": trace(step, inputs, dims)}
     s = Dim("slots", min=2) if policy.context == "full" else None
-    slots = SLOTS if s is not None else slots_of(policy)
+    slots = SLOTS if s is not None else policy.context_length * tokens
     past = {
         "positions": torch.arange(slots, slots + tokens).repeat(batch, 1),
         "mask": torch.zeros(batch, 1, tokens, slots + tokens),
         "past": model.backbone.initial_state(batch, slots).keys_values,
     }
-    past_dims = {"positions": {0: b}, "mask": {0: b, 3: s + tokens if s is not None else STATIC}, "past": {1: b, 3: s or STATIC}}
+    past_dims = {
+        "positions": {0: b},
+        "mask": {0: b, 3: s + tokens if s is not None else STATIC},
+        "past": {1: b, 3: s or STATIC},
+    }
     programs = {"step": trace(step, inputs | past, dims | past_dims)}
     if policy.context == "block":
         kept = kept_steps(policy.context_length) * tokens - policy.tokens_after
         refill = torch.zeros(batch, kept, model.width)
-        programs["refill"] = trace(Refill(model, policy.acted), {"tokens": refill}, {"tokens": {0: b}})
-        programs["embed"] = trace(Embed(model, names, policy.acted), inputs, dims)
+        programs["refill"] = trace(Refill(model, list(policy.acted)), {"tokens": refill}, {"tokens": {0: b}})
+        programs["embed"] = trace(Embed(model, names, list(policy.acted)), inputs, dims)
     return programs
-
-
-def slots_of(policy: "Policy") -> int:
-    """Slots of the past that a call may look at: its own tokens are not among them."""
-    steps = policy.context_length + (policy.context == "banded")
-    return steps * policy.model.tokens_per_step
 
 
 def empty(rows: int, shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
@@ -201,3 +236,11 @@ def as_document(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, np.
         "outputs": pytree.tree_unflatten([encode(value) for value in returned], program.call_spec.out_spec),
     }
     return document, {n.name: given[specs[n.name].target].detach().numpy() for n in constants}
+
+
+def nest_of(program: ExportedProgram) -> Any:
+    """The form of what a program returns, with each tensor replaced by its number among them, `{"r": i}`."""
+    returned = next(n for n in program.graph.nodes if n.op == "output").args[0]
+    count = iter(range(len(returned)))
+    numbers = [{"r": next(count)} if isinstance(value, torch.fx.Node) else None for value in returned]
+    return pytree.tree_unflatten(numbers, program.call_spec.out_spec)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dtrl.acting.engines.base import pick
 from dtrl.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -36,7 +37,8 @@ def layer_norm(x: Array, shape: Sequence[int], weight: Array, bias: Array, eps: 
 
 def rms_norm(x: Array, shape: Sequence[int], weight: Array, eps: float | None = None) -> Array:
     square = np.einsum("...i,...i->...", x, x)[..., None] * np.float32(1 / x.shape[-1])
-    return x / np.sqrt(square + np.float32(np.finfo(np.float32).eps if eps is None else eps)) * weight
+    out: Array = x / np.sqrt(square + np.float32(np.finfo(np.float32).eps if eps is None else eps)) * weight
+    return out
 
 
 def softmax(x: Array, axis: int, *_: Any) -> Array:
@@ -52,7 +54,11 @@ def log_softmax(x: Array, axis: int, *_: Any) -> Array:
 
 def gelu(x: Array, approximate: str = "none") -> Array:
     if approximate == "tanh":
-        return np.float32(0.5) * x * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)))
+        return (
+            np.float32(0.5)
+            * x
+            * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)))
+        )
     from scipy.special import erf
 
     return (np.float32(0.5) * x * (1 + erf(x * np.float32(1 / math.sqrt(2))))).astype(x.dtype)
@@ -76,7 +82,7 @@ def chunk(x: Array, count: int, axis: int = 0) -> list[Array]:
 
 
 def slice_of(x: Array, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
-    where = [slice(None)] * x.ndim
+    where: list[Any] = [slice(None)] * x.ndim
     where[axis] = slice(start, end, step)
     return x[tuple(where)]
 
@@ -106,7 +112,9 @@ def scatter(x: Array, axis: int, index: Array, value: Any) -> Array:
     return out
 
 
-def convolution(x: Array, weight: Array, bias: Array | None = None, stride: Any = (1, 1), padding: Any = (0, 0), *_: Any) -> Array:
+def convolution(
+    x: Array, weight: Array, bias: Array | None = None, stride: Any = (1, 1), padding: Any = (0, 0), *_: Any
+) -> Array:
     """(N, C, H, W) by windows laid out flat."""
     (down, across), (above, left) = stride, padding
     x = np.pad(x, ((0, 0), (0, 0), (above, above), (left, left)))
@@ -197,7 +205,9 @@ class Program:
         self.outputs = document["outputs"]
         constants: list[str] = document["constants"]
         first = len(constants)
-        registers: list[Any] = [tensors[name] for name in constants] + [None] * (len(self.inputs) + len(document["nodes"]))
+        registers: list[Any] = [*(tensors[name] for name in constants)] + [None] * (
+            len(self.inputs) + len(document["nodes"])
+        )
         known = [True] * first + [False] * (len(registers) - first)
         turned: dict[int, Array] = {}
         self.steps: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
@@ -236,7 +246,9 @@ def registers_in(value: Any) -> list[int]:
     return [r for part in value for r in registers_in(part)] if isinstance(value, list) else []
 
 
-def bound(function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], used: list[int]) -> Callable[..., Any]:
+def bound(
+    function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], used: list[int]
+) -> Callable[..., Any]:
     """The function of the registers alone."""
     refs = [argument.get("r") if isinstance(argument, dict) else None for argument in arguments]
     if refs[: len(used)] == used and not registers_in([arguments[len(used) :], keywords]):
@@ -248,13 +260,9 @@ def bound(function: Callable[..., Any], arguments: list[Any], keywords: dict[str
 
     def fill(value: Any, values: tuple[Any, ...]) -> Any:
         if isinstance(value, dict):
-            return values[place[value["r"]]] if "r" in value else {key: fill(part, values) for key, part in value.items()}
+            return (
+                values[place[value["r"]]] if "r" in value else {key: fill(part, values) for key, part in value.items()}
+            )
         return [fill(part, values) for part in value] if isinstance(value, list) else value
 
     return lambda *values: function(*fill(arguments, values), **fill(keywords, values))
-
-
-def pick(value: Any, registers: list[Any]) -> Any:
-    if isinstance(value, dict):
-        return registers[value["r"]] if "r" in value else {key: pick(part, registers) for key, part in value.items()}
-    return [pick(part, registers) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,92 @@
+"""The `aoti` engine: machine code by torch's AOTInductor, with every size known beforehand.
+
+Such a file is a program of its machine: load only those that you made yourself."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dtrl.acting.engines.base import Engine, Part, as_bytes, pick
+from dtrl.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+OPTIONS = {"max_autotune": True, "freezing": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+"""Kernels are chosen by timing them, and weights laid out for them."""
+
+
+class AotiEngine(Engine):
+    @classmethod
+    def make(cls, program: "ExportedProgram") -> Part:
+        import torch
+        from torch._inductor import aoti_compile_and_package, config
+
+        from dtrl.acting.engines.exporting import nest_of
+
+        if shutil.which("g++") is None and shutil.which("clang++") is None:
+            raise InputError("the aoti engine is compiled by a C++ compiler, and there is none here; install g++.")
+        with tempfile.TemporaryDirectory(prefix="dtrl-aoti-") as folder, torch.no_grad(), quiet():
+            path = str(Path(folder) / "model.pt2")
+            try:
+                with config.patch(autotune_num_choices_displayed=0, max_autotune_report_choices_stats=False):
+                    aoti_compile_and_package(program, package_path=path, inductor_configs=OPTIONS)
+            except Exception as error:
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(
+                    f"AOTInductor cannot compile this model ({reason}); export for another engine."
+                ) from error
+            return {"outputs": nest_of(program)}, {"model": as_bytes(Path(path).read_bytes())}
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        try:
+            from torch._inductor import aoti_load_package
+        except ImportError as error:
+            raise InputError(
+                "this policy was compiled for torch, which is not installed; `pip install torch`."
+            ) from error
+        self.runners, self.outputs = {}, {}
+        for name, (document, arrays) in parts.items():
+            with tempfile.TemporaryDirectory(prefix="dtrl-aoti-") as folder:
+                path = Path(folder) / "model.pt2"
+                path.write_bytes(arrays["model"].tobytes())
+                try:
+                    self.runners[name] = aoti_load_package(str(path))
+                except Exception as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise InputError(
+                        f"this policy was compiled for another machine or another torch ({reason}); export it again here."
+                    ) from error
+            self.outputs[name] = document["outputs"]
+
+    def run(self, name: str, **inputs: Any) -> Any:
+        import torch
+
+        def tensor(value: Any) -> Any:
+            return (
+                [tensor(part) for part in value]
+                if isinstance(value, list)
+                else torch.from_numpy(np.ascontiguousarray(value))
+            )
+
+        with torch.inference_mode():
+            given = self.runners[name](**{key: tensor(value) for key, value in inputs.items()})
+        values = [value.numpy() for value in torch.utils._pytree.tree_leaves(given) if value is not None]
+        return pick(self.outputs[name], values)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inductor reports its choices by logging."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,51 @@
+"""What every engine offers. Neither this nor loading an engine's file needs what makes it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+Array = npt.NDArray[Any]
+Part = tuple[dict[str, Any], dict[str, Array]]
+"""A program as an engine keeps it: data for JSON, and arrays by name."""
+
+
+class Engine(ABC):
+    """Runs programs by name (`exporting` says what they are): arrays in, a nest of dicts and lists of arrays out."""
+
+    @classmethod
+    @abstractmethod
+    def make(cls, program: "ExportedProgram") -> Part:
+        """A traced program in the form that the engine loads. Raises InputError where the engine, or what makes it, cannot."""
+
+    @abstractmethod
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        """From what `make` gave, by the programs' names. Raises InputError, saying what to install, where it cannot run here."""
+
+    @abstractmethod
+    def run(self, name: str, **inputs: Any) -> Any:
+        """`values` is a list of arrays, every other input an array; each lies in memory in order."""
+
+
+def as_bytes(data: bytes) -> Array:
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def named(inputs: Mapping[str, Any]) -> dict[str, Array]:
+    """Inputs by the names that a traced program has for them: lists are counted."""
+    flat = {key: value for key, value in inputs.items() if not isinstance(value, list)}
+    return flat | {
+        f"{key}_{i}": v for key, value in inputs.items() if isinstance(value, list) for i, v in enumerate(value)
+    }
+
+
+def pick(nest: Any, values: Any) -> Any:
+    """The nest with each `{"r": i}` replaced by values[i]."""
+    if isinstance(nest, dict):
+        return values[nest["r"]] if "r" in nest else {key: pick(part, values) for key, part in nest.items()}
+    return [pick(part, values) for part in nest] if isinstance(nest, list) else nest

@@ -1,0 +1,31 @@
+"""The `numpy` engine: programs interpreted, one NumPy call a node."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dtrl.acting.engines.base import Engine, Part, named
+from dtrl.acting.engines.program import OPERATIONS, Program
+from dtrl.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+class NumpyEngine(Engine):
+    @classmethod
+    def make(cls, program: "ExportedProgram") -> Part:
+        from dtrl.acting.engines.exporting import as_document
+
+        document, arrays = as_document(program)
+        unknown = {name for name, *_ in document["nodes"]} - OPERATIONS.keys()
+        if unknown:
+            raise InputError(
+                f"the numpy engine cannot express {', '.join(sorted(unknown))}, which this model uses; export for onnx or aoti."
+            )
+        return document, arrays
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self.programs = {name: Program(document, arrays) for name, (document, arrays) in parts.items()}
+
+    def run(self, name: str, **inputs: Any) -> Any:
+        return self.programs[name](**named(inputs))

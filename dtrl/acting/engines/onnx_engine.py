@@ -1,0 +1,67 @@
+"""The `onnx` engine: ONNX Runtime, with the cache as explicit inputs and outputs and any number of rows."""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dtrl.acting.engines.base import Engine, Part, as_bytes, named, pick
+from dtrl.errors import InputError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+class OnnxEngine(Engine):
+    @classmethod
+    def make(cls, program: "ExportedProgram") -> Part:
+        import torch
+
+        from dtrl.acting.engines.exporting import nest_of
+
+        try:
+            import onnxscript  # noqa: F401 (torch.onnx needs it, and says so less clearly)
+        except ImportError as error:
+            raise InputError(
+                "ONNX models are made with onnxscript, which is not installed; `pip install 'dtrl[onnx]'` brings it."
+            ) from error
+        log = logging.getLogger("torch.onnx")
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                made = torch.onnx.export(program, dynamo=True, verbose=False)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"torch.onnx cannot express this model ({reason}); export for another engine.") from error
+        finally:
+            log.setLevel(level)
+        assert made is not None
+        return {"outputs": nest_of(program)}, {"model": as_bytes(made.model_proto.SerializeToString())}
+
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise InputError(
+                "this policy was exported for ONNX Runtime, which is not installed; `pip install onnxruntime` brings it."
+            ) from error
+        options = onnxruntime.SessionOptions()
+        if threads := os.environ.get("OMP_NUM_THREADS"):
+            options.intra_op_num_threads = int(threads)
+        self.sessions = {
+            name: onnxruntime.InferenceSession(arrays["model"].tobytes(), options, providers=["CPUExecutionProvider"])
+            for name, (_, arrays) in parts.items()
+        }
+        # what a program does not use is no input of its model
+        self.inputs = {name: [i.name for i in session.get_inputs()] for name, session in self.sessions.items()}
+        self.outputs = {name: document["outputs"] for name, (document, _) in parts.items()}
+
+    def run(self, name: str, **inputs: Any) -> Any:
+        given = named(inputs)
+        values = self.sessions[name].run(None, {key: given[key] for key in self.inputs[name]})
+        return pick(self.outputs[name], values)

@@ -1,0 +1,139 @@
+"""The past of B rows for a program that is given it: what `dtrl.acting.context` is for a model. NumPy alone.
+
+The tokens of a call are m = [a₍ₜ₋₁₎, Rₜ, sₜ], the a of them that belong to the step before. In the first call of an episode these stand at negative positions:
+no query sees them, and they are not kept. C slots, D width."""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dtrl.errors import InputError
+
+Array = npt.NDArray[Any]
+FIRST_SLOTS = 64
+"""Slots to begin with where they grow (context `full`): a step costs as much as the slots there are, and they double when they are full."""
+
+
+class Past:
+    """`shape` is (layers, 2 · H_kv, D/H) of keys and values; `kind` block, banded or full; `length` the context's K steps."""
+
+    def __init__(
+        self, rows: int, kind: str, length: int, tokens: int, before: int, width: int, shape: tuple[int, int, int]
+    ) -> None:
+        self.kind, self.length, self.tokens_per_step, self.before = kind, length, tokens, before
+        self.capacity = length * tokens
+        slots = min(FIRST_SLOTS, self.capacity) if kind == "full" else self.capacity
+        layers, heads, head_width = shape
+        self.keys_values = np.zeros((layers, rows, heads, slots, head_width), np.float32)
+        self.lengths = np.zeros(rows, dtype=np.int64)
+        """(B,) tokens since the beginning of the episode, or of the context where it refills."""
+        self.tokens = np.zeros((rows, self.capacity, width), np.float32) if kind == "block" else None
+        self.dropped = (length - max(1, length // 2) + 1) * tokens
+
+    def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """(B,) the position of each row's first token in this call, and which rows have no room for it and must refill."""
+        base = np.where(first, -self.before, self.lengths)
+        over = base + self.tokens_per_step > self.capacity
+        if self.kind == "full":
+            if over.any():
+                raise InputError(
+                    f"an episode has reached step {self.length + 1}, and this model was trained on episodes of at most {self.length} steps; "
+                    "train with attention window or banded, which forget, or on longer episodes."
+                )
+            self.grow(int(base.max()) + self.tokens_per_step)
+        return base, over if self.kind == "block" else np.zeros(len(base), dtype=bool)
+
+    def grow(self, slots: int) -> None:
+        now = self.keys_values.shape[3]
+        if slots > now:
+            more = min(self.capacity, max(slots, 2 * now))
+            grown = np.zeros((*self.keys_values.shape[:3], more, self.keys_values.shape[4]), np.float32)
+            grown[:, :, :, :now] = self.keys_values
+            self.keys_values = grown
+
+    def inputs(self, base: Array, band: tuple[int, int] | None) -> dict[str, Array]:
+        """Positions (B, m), mask (B, 1, m, C + m) and keys and values of a step."""
+        rows, slots = len(base), self.keys_values.shape[3]
+        start = int(base[0])
+        if (base == start).all():
+            cycle = math.lcm(slots, band[1] if band else 1)
+            seen = start if start < 2 * slots else slots + (start - slots) % cycle  # from then on masks repeat
+            mask = uniform_mask(seen, rows, self.tokens_per_step, slots, band)
+        else:
+            mask = mask_of(base, self.tokens_per_step, slots, band)
+        positions = base[:, None] + np.arange(self.tokens_per_step)
+        return {"positions": positions, "mask": mask, "past": self.keys_values}
+
+    def write(self, base: Array, new: Array) -> None:
+        """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step."""
+        start, slots = int(base[0]), self.keys_values.shape[3]
+        count = self.tokens_per_step
+        if (base == start).all() and (start % slots + count <= slots or start < 0):
+            skip = max(0, -start)
+            at = max(0, start) % slots
+            self.keys_values[:, :, :, at : at + count - skip] = new[:, :, :, skip:]
+        else:
+            row, token = np.nonzero(base[:, None] + np.arange(count) >= 0)
+            slot = (base[row] + token) % slots
+            self.keys_values[:, row, :, slot] = new[:, row, :, token]
+        self.lengths = base + count
+
+    def write_rows(self, rows: Array, base: Array, new: Array, tokens: Array) -> None:
+        """`write` and `keep` for the given rows alone."""
+        assert self.tokens is not None
+        which, token = np.nonzero(base[rows, None] + np.arange(self.tokens_per_step) >= 0)
+        row = rows[which]
+        position = base[row] + token
+        self.keys_values[:, row, :, position] = new[:, row, :, token]
+        self.tokens[row, position] = tokens[row, token]
+        self.lengths[rows] = base[rows] + self.tokens_per_step
+
+    def keep(self, base: Array, tokens: Array) -> None:
+        """Keep the embedded tokens (B, m, D) of a step, for a later refill."""
+        assert self.tokens is not None
+        start, count = int(base[0]), self.tokens_per_step
+        if (base == start).all():
+            self.tokens[:, max(0, start) : start + count] = tokens[:, max(0, -start) :]
+        else:
+            row, token = np.nonzero(base[:, None] + np.arange(count) >= 0)
+            self.tokens[row, base[row] + token] = tokens[row, token]
+
+    def window(self, rows: Array, base: Array, tokens: Array) -> Array:
+        """(B′, L, D) the tokens that the given rows keep when they refill: the newest K/2 steps, those of this call among them."""
+        assert self.tokens is not None
+        begin = int(base[rows][0])  # of all of them: only a full row refills
+        old = self.tokens[rows, min(self.dropped, begin) : begin]
+        return np.concatenate([old, tokens[rows, max(0, self.dropped - begin) :]], axis=1)
+
+    def refill(self, rows: Array, window: Array, new: Array) -> None:
+        """Begin the rows' contexts anew with the window and its keys and values."""
+        assert self.tokens is not None
+        length = window.shape[1]
+        self.tokens[rows, :length] = window
+        self.keys_values[:, rows, :, :length] = new
+        self.lengths[rows] = length
+
+
+@lru_cache(maxsize=512)
+def uniform_mask(start: int, rows: int, count: int, slots: int, band: tuple[int, int] | None) -> Array:
+    one = mask_of(np.array([start]), count, slots, band)
+    return np.ascontiguousarray(np.broadcast_to(one, (rows, *one.shape[1:])))
+
+
+def mask_of(base: Array, count: int, slots: int, band: tuple[int, int] | None) -> Array:
+    """(B, 1, m, C + m) additive: over the slots, each of which holds the newest token that fell to it, then over the call's own tokens.
+
+    A token sees itself in any case, so that those at negative positions are numbers; nobody else sees these."""
+    newest = base[:, None] - 1
+    slot_positions = newest - (newest - np.arange(slots)) % slots
+    queries = base[:, None] + np.arange(count)
+    keys = np.concatenate([slot_positions, queries], axis=1)
+    seen = (keys[:, None] >= 0) & (keys[:, None] <= queries[:, :, None])
+    if band is not None:
+        steps, tokens = band
+        seen &= keys[:, None] >= ((queries // tokens - steps + 1) * tokens)[:, :, None]
+    seen[:, np.arange(count), slots + np.arange(count)] = True
+    return np.where(seen, np.float32(0), np.float32(-np.inf))[:, None]

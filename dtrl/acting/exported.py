@@ -1,0 +1,232 @@
+"""A policy that an engine runs: it predicts as the policy that it was exported from, and needs no torch to do so (engine `aoti` apart).
+
+B environments, n tokens of a call, D width."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+import dtrl
+from dtrl.acting.actor import Actor, inside
+from dtrl.acting.artefact import load_arrays, save_arrays
+from dtrl.acting.engines import ENGINES, Engine
+from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
+from dtrl.acting.engines.past import Past
+from dtrl.acting.masks import Masks
+from dtrl.acting.state import PolicyState
+from dtrl.acting.summary import DataSummary
+from dtrl.config import DecodingConfig, ModelConfig
+from dtrl.errors import InputError, did_you_mean
+from dtrl.spaces import check_space, space_from_json, space_to_json
+
+if TYPE_CHECKING:
+    from dtrl.acting.policy import Policy
+
+Array = npt.NDArray[Any]
+
+
+class ExportedPolicy(Actor):
+    """Made by `ExportedPolicy.of(policy, engine)` or read from a file of `dtrl export`; acts as `Policy` does.
+
+    Its context is part of what was compiled; decoding and target return are free. With the engine `aoti` its number of environments is fixed too."""
+
+    def __init__(
+        self,
+        document: Mapping[str, Any],
+        arrays: Mapping[str, Array],
+        *,
+        decoding: DecodingConfig | None = None,
+        target_return: float | None = None,
+    ) -> None:
+        super().__init__(
+            space_from_json(document["observation_space"]),
+            space_from_json(document["action_space"]),
+            DataSummary.from_json(document["data"]),
+            decoding,
+            document["target_return"] if target_return is None else target_return,
+        )
+        self.document_, self.arrays = dict(document), dict(arrays)
+        self.config = ModelConfig(**document["model"])
+        self.updates, self.engine_name, self.rows = document["updates"], document["engine"], document["rows"]
+        self.context, self.context_length = document["context"], document["context_length"]
+        model = document["network"]
+        self.names, self.width, self.heads = model["names"], model["width"], model["heads"]
+        self.ages = np.array(model["ages"])
+        self.band = None if model["band"] is None else (int(model["band"][0]), int(model["band"][1]))
+        self.past_shape = None if model["past"] is None else tuple(model["past"])
+        parts = {
+            name: (part, {key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")})
+            for name, part in document["programs"].items()
+        }
+        self.engine: Engine = ENGINES[self.engine_name](parts)
+
+    @classmethod
+    def of(cls, policy: "Policy", engine: str, *, rows: int | None = None) -> "ExportedPolicy":
+        """Export a policy in memory. `rows` fixes the number of environments; the engine `aoti` needs it, and takes 1.
+
+        A policy with the context `window` is exported with `block`, which is as exact and keeps a cache. Raises InputError for an engine that is
+        unknown or cannot run here, and for a model that it cannot express."""
+        from dtrl.acting.engines.exporting import decoders, describe, export_programs
+
+        if engine not in ENGINES:
+            raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, ['eager', *ENGINES])}")
+        if policy.context == "window" and policy.model.backbone.memory:
+            policy = policy.variant(context="block", context_length=policy.context_length)
+        rows = 1 if rows is None and engine == "aoti" else rows
+        made = {name: ENGINES[engine].make(program) for name, program in export_programs(policy, rows).items()}
+        document = {
+            "dtrl": dtrl.__version__,
+            "engine": engine,
+            "rows": rows,
+            "model": asdict(policy.config),
+            "observation_space": space_to_json(policy.observation_space),
+            "action_space": space_to_json(policy.action_space),
+            "data": asdict(policy.data),
+            "updates": policy.updates,
+            "target_return": policy.target_return,
+            "context": policy.context,
+            "context_length": policy.context_length,
+            "network": describe(policy),
+            "programs": {name: part for name, (part, _) in made.items()},
+        }
+        arrays = {f"{name}/{key}": a for name, (_, some) in made.items() for key, a in some.items()}
+        return cls(document, arrays | decoders(policy), decoding=policy.decoding)
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy to one file (safetensors with a JSON header), atomically."""
+        save_arrays(Path(path), self.arrays, {**self.document_, "target_return": self.target_return})
+
+    @classmethod
+    def load(cls, path: str | Path, **acting: Any) -> "ExportedPolicy":
+        """The policy in a file made by `save`. `acting`: decoding, target_return. Raises InputError for a file that was altered, or that this dtrl cannot run."""
+        arrays, document = load_arrays(Path(path))
+        if "context" in acting or "context_length" in acting:
+            raise InputError(
+                f"{path} was exported with the context {document.get('context')} of {document.get('context_length')} steps, which is a part of it; leave context "
+                "out, or export the run again."
+            )
+        try:
+            for role in ("observation", "action"):
+                check_space(space_from_json(document[f"{role}_space"]), role, str(path))
+            return cls(document, arrays, **acting)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path} does not describe a policy this dtrl can run ({type(error).__name__}: {reason}); use the dtrl that wrote it ({document.get('dtrl')})."
+            ) from error
+
+    def variant(self, **changes: Any) -> "ExportedPolicy":
+        """The same model, acting otherwise: decoding, target_return."""
+        return ExportedPolicy(
+            self.document_, self.arrays, **{"decoding": self.decoding, "target_return": self.target_return, **changes}
+        )
+
+    # acting
+
+    def new_context(self, rows: int) -> Past | None:
+        if self.rows not in (None, rows):
+            raise InputError(
+                f"this policy was exported for {self.rows} environment{'s' if self.rows > 1 else ''} at a time, and is asked for {rows}; use so many (--num-envs), "
+                f"or export it again with --num-envs {rows}."
+            )
+        if self.past_shape is None:
+            return None
+        before = int(self.ages.sum())
+        return Past(rows, self.context, self.context_length, len(self.ages), before, self.width, self.past_shape)
+
+    def choose_actions(
+        self,
+        state: PolicyState,
+        observations: Mapping[str, Array],
+        first: Masks,
+        allowed: Masks | None,
+        decoding: DecodingConfig,
+    ) -> dict[str, Array]:
+        given: dict[str, Array] = {"return": state.returns_to_go.astype(np.float32)}
+        given |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
+        given |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
+        values = [np.ascontiguousarray(given[name][:, None]) for name in self.names]
+        timesteps = np.maximum(state.timesteps[:, None] - self.ages, 0)[:, None]
+        heads = self.forward(state.context, values, timesteps, first)
+        return {
+            leaf.path: self.decide(name, heads[name], allowed, decoding, state) for name, leaf in self.acted.items()
+        }
+
+    def forward(self, past: Any, values: list[Array], timesteps: Array, first: Masks) -> dict[str, list[Array]]:
+        """What the heads say, by field: (B, 1, …) each."""
+        run = self.engine.run
+        if past is None:
+            heads: dict[str, list[Array]] = run("step", values=values, timesteps=timesteps)["heads"]
+            return heads
+        base, over = past.begin(first)
+        if over.all():
+            out, which = run("embed", values=values, timesteps=timesteps), np.arange(len(over))
+        else:
+            out = run("step", values=values, timesteps=timesteps, **past.inputs(base, self.band))
+            which = np.flatnonzero(over)
+        if not len(which):
+            past.write(base, out["past"])
+            if past.tokens is not None:
+                past.keep(base, out["tokens"])
+            found: dict[str, list[Array]] = out["heads"]
+            return found
+        return self.refill(past, base, which, out)
+
+    def refill(self, past: Past, base: Array, which: Array, out: Mapping[str, Any]) -> dict[str, list[Array]]:
+        """`forward` where the rows `which` have no room for the call, and the others took the step `out`."""
+        window = past.window(which, base, out["tokens"])
+        whole = window
+        if (
+            self.rows is not None and len(which) < self.rows
+        ):  # programs of a fixed number of rows: the others are computed in vain
+            whole = np.concatenate([window, np.zeros((self.rows - len(which), *window.shape[1:]), np.float32)])
+        anew = self.engine.run("refill", tokens=np.ascontiguousarray(whole))
+        n = len(which)
+        if n < len(base):
+            rest = np.setdiff1d(np.arange(len(base)), which)
+            past.write_rows(rest, base, out["past"], out["tokens"])
+        past.refill(which, window, anew["past"][:, :n])
+        if n == len(base):
+            return {name: [part[:n] for part in parts] for name, parts in anew["heads"].items()}
+        heads = {name: [part.copy() for part in parts] for name, parts in out["heads"].items()}
+        for name, parts in heads.items():
+            for part, new in zip(parts, anew["heads"][name], strict=True):
+                part[which] = new[:n]
+        return heads
+
+    def decide(
+        self,
+        name: str,
+        parameters: Sequence[Array],
+        allowed: Masks | None,
+        decoding: DecodingConfig,
+        state: PolicyState,
+    ) -> Array:
+        """(B, …) values of one part of the action, in env units."""
+        space, kind = self.acted[name].space, self.heads[name]
+        rows = [part[:, 0] for part in parameters]
+        if isinstance(space, spaces.Box):
+            vector = choose_vector(kind, rows, decoding, state.generators)
+            decoded = vector * self.arrays[f"{name}:scale"] + self.arrays[f"{name}:shift"]
+            return inside(decoded.reshape(len(vector), *space.shape), space)
+        sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else sizes_of(space)
+        logits = rows[0] if allowed is None else allow(rows[0], allowed, sizes)
+        ids = [choose_id(part, decoding, state.generators) for part in np.split(logits, np.cumsum(sizes)[:-1], axis=-1)]
+        if isinstance(space, spaces.Discrete):
+            return inside(ids[0] + space.start, space)
+        start = space.start if isinstance(space, spaces.MultiDiscrete) else 0
+        return inside(np.stack(ids, axis=-1).reshape(-1, *space.shape) + start, space)
+
+
+def sizes_of(space: Any) -> list[int]:
+    """Values of each choice of a MultiDiscrete or MultiBinary space, laid out flat."""
+    return (
+        [int(n) for n in space.nvec.flat]
+        if isinstance(space, spaces.MultiDiscrete)
+        else [2] * int(np.prod(space.shape))
+    )
