@@ -13,7 +13,7 @@ from gymnasium import spaces
 from dtrl.acting.masks import ACTION_MASK, Masks, mask_rows, mask_size
 from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
-from dtrl.config import DecodingConfig
+from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.errors import InputError
 from dtrl.spaces import Space, batch_of, column_layout, leaves, unflatten
 
@@ -31,6 +31,9 @@ class Actor(ABC):
     context: str
     context_length: int
     updates: int
+    config: ModelConfig
+    rows: int | None = None
+    """How many environments it can act in at once, where that is fixed."""
 
     def __init__(
         self,

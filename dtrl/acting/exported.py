@@ -50,7 +50,7 @@ class ExportedPolicy(Actor):
             decoding,
             document["target_return"] if target_return is None else target_return,
         )
-        self.document_, self.arrays = dict(document), dict(arrays)
+        self.document, self.arrays = dict(document), dict(arrays)
         self.config = ModelConfig(**document["model"])
         self.updates, self.engine_name, self.rows = document["updates"], document["engine"], document["rows"]
         self.context, self.context_length = document["context"], document["context_length"]
@@ -58,7 +58,7 @@ class ExportedPolicy(Actor):
         self.names, self.width, self.heads = model["names"], model["width"], model["heads"]
         self.ages = np.array(model["ages"])
         self.band = None if model["band"] is None else (int(model["band"][0]), int(model["band"][1]))
-        self.past_shape = None if model["past"] is None else tuple(model["past"])
+        self.past_shape: tuple[int, int, int] | None = None if model["past"] is None else tuple(model["past"])
         parts = {
             name: (part, {key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")})
             for name, part in document["programs"].items()
@@ -99,16 +99,16 @@ class ExportedPolicy(Actor):
 
     def save(self, path: str | Path) -> None:
         """Write the policy to one file (safetensors with a JSON header), atomically."""
-        save_arrays(Path(path), self.arrays, {**self.document_, "target_return": self.target_return})
+        save_arrays(Path(path), self.arrays, {**self.document, "target_return": self.target_return})
 
     @classmethod
     def load(cls, path: str | Path, **acting: Any) -> "ExportedPolicy":
-        """The policy in a file made by `save`. `acting`: decoding, target_return. Raises InputError for a file that was altered, or that this dtrl cannot run."""
+        """The policy in a file made by `save`. `acting`: decoding, target_return. Raises InputError for a file that was altered, or cannot be run here."""
         arrays, document = load_arrays(Path(path))
         if "context" in acting or "context_length" in acting:
             raise InputError(
-                f"{path} was exported with the context {document.get('context')} of {document.get('context_length')} steps, which is a part of it; leave context "
-                "out, or export the run again."
+                f"{path} was exported with the context {document.get('context')} of {document.get('context_length')} steps, which is a part of it; "
+                "leave context out, or export the run again."
             )
         try:
             for role in ("observation", "action"):
@@ -123,7 +123,7 @@ class ExportedPolicy(Actor):
     def variant(self, **changes: Any) -> "ExportedPolicy":
         """The same model, acting otherwise: decoding, target_return."""
         return ExportedPolicy(
-            self.document_, self.arrays, **{"decoding": self.decoding, "target_return": self.target_return, **changes}
+            self.document, self.arrays, **{"decoding": self.decoding, "target_return": self.target_return, **changes}
         )
 
     # acting
@@ -131,8 +131,8 @@ class ExportedPolicy(Actor):
     def new_context(self, rows: int) -> Past | None:
         if self.rows not in (None, rows):
             raise InputError(
-                f"this policy was exported for {self.rows} environment{'s' if self.rows > 1 else ''} at a time, and is asked for {rows}; use so many (--num-envs), "
-                f"or export it again with --num-envs {rows}."
+                f"this policy was exported for {self.rows} environment{'s' if self.rows > 1 else ''} at a time, and is asked for {rows}; use so many "
+                f"(--num-envs), or export it again with --num-envs {rows}."
             )
         if self.past_shape is None:
             return None
@@ -220,7 +220,7 @@ class ExportedPolicy(Actor):
         if isinstance(space, spaces.Discrete):
             return inside(ids[0] + space.start, space)
         start = space.start if isinstance(space, spaces.MultiDiscrete) else 0
-        return inside(np.stack(ids, axis=-1).reshape(-1, *space.shape) + start, space)
+        return inside(np.stack(ids, axis=-1).reshape(len(logits), *(space.shape or ())) + start, space)
 
 
 def sizes_of(space: Any) -> list[int]:

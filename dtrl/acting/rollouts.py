@@ -15,9 +15,9 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from dtrl.acting.actor import Actor
 from dtrl.acting.environments import descend, make_environment, seen_part
 from dtrl.acting.masks import MaskReader, joined_info
-from dtrl.acting.policy import Policy
 from dtrl.acting.state import PolicyState
 from dtrl.errors import InputError
 from dtrl.spaces import Space, flatten, leaves, numbers_of, same_space, unflatten
@@ -39,7 +39,7 @@ class Episode:
 
 
 def rollout(
-    policy: Policy,
+    policy: Actor,
     env: "str | Callable[[], gymnasium.Env[Any, Any]] | VectorEnv[Any, Any, Any] | None",
     episodes: Sequence[Episode],
     *,
@@ -61,7 +61,7 @@ def rollout(
     vector = (
         env
         if isinstance(env, VectorEnv)
-        else make_vector(env or policy.data.env_spec, min(num_envs or MAX_ENVS, len(episodes)))
+        else make_vector(env or policy.data.env_spec, num_envs_for(policy, num_envs, len(episodes)))
     )
     try:
         seen = check_spaces(policy, vector, observation)
@@ -85,7 +85,12 @@ def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_e
     return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 
-def check_spaces(policy: Policy, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:
+def num_envs_for(policy: Actor, asked: int | None, episodes: int) -> int:
+    """Rows of the vector environment: no more than there are episodes, unless the policy takes a fixed number."""
+    return asked or policy.rows if policy.rows is not None else min(asked or MAX_ENVS, episodes)
+
+
+def check_spaces(policy: Actor, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:
     """The keys of the part of the observations that the policy sees. Raises InputError where the environment's spaces are not the policy's."""
     if isinstance(vector, AsyncVectorEnv) and vector.shared_memory and has_texts(policy.observation_space):
         raise InputError(
@@ -109,7 +114,7 @@ class Rollout:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Actor,
         vector: "VectorEnv[Any, Any, Any]",
         seen: tuple[str | int, ...],
         episodes: Sequence[Episode],

@@ -41,6 +41,11 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     parser.add_argument(
+        "--engine",
+        choices=("eager", "numpy", "onnx", "aoti"),
+        help="what runs the model (default: eager, or what a file was exported for)",
+    )
+    parser.add_argument(
         "--context",
         choices=("window", "block", "banded", "full"),
         help="what the policy looks back on (default: as it was trained)",
@@ -56,16 +61,16 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dtrl.acting import load_policy
+    from dtrl.acting import Policy, load_policy
     from dtrl.evaluation import evaluate
     from dtrl.evaluation.video import save_video
     from dtrl.training.optimization import choose_device
 
+    context = {name: value for name in ("context", "context_length") if (value := getattr(arguments, name)) is not None}
     decoding = DecodingConfig(**given(arguments, DecodingConfig))
-    device = choose_device(arguments.device)
-    policy = load_policy(
-        arguments.policy, context=arguments.context, context_length=arguments.context_length, decoding=decoding
-    ).to(device)
+    policy = load_policy(arguments.policy, engine=arguments.engine, decoding=decoding, **context)
+    if isinstance(policy, Policy):
+        policy = policy.to(choose_device(arguments.device))
     report = evaluate(
         policy,
         arguments.target_returns,

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from dtrl.acting import Episode, Policy, rollout
+from dtrl.acting import Actor, Episode, rollout
 from dtrl.acting.environments import environment_id
 from dtrl.errors import InputError
 from dtrl.evaluation.references import reference_for
@@ -18,7 +18,7 @@ from dtrl.trajectories import Trajectories
 
 
 def evaluate(
-    policy: Policy,
+    policy: Actor,
     target_returns: Sequence[float] | None = None,
     episodes: int = 20,
     seed: int = 0,
@@ -48,7 +48,7 @@ def evaluate(
 
 
 def play(
-    policy: Policy,
+    policy: Actor,
     target_returns: Sequence[float] | None,
     episodes: int,
     seed: int,

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from dtrl.acting import Episode, Policy, rollout
+from dtrl.acting import Actor, Episode, rollout
 from dtrl.acting.environments import make_environment
 from dtrl.errors import InputError
 
@@ -67,7 +67,7 @@ def random_episode(env: "gymnasium.Env[Any, Any]", seed: int) -> float:
 
 
 def policy_return(
-    policy: Policy, env: str, episodes: int = 100, seed: int = 0, target_return: float | None = None
+    policy: Actor, env: str, episodes: int = 100, seed: int = 0, target_return: float | None = None
 ) -> Measured:
     """Returns of a dtrl policy that is asked for `target_return` (by default its own), in episodes with the same seeds as `random_return`."""
     check(episodes, seed)

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting import Policy, make_environment
+from dtrl.acting import Actor, make_environment
 from dtrl.acting.environments import descend, seen_part
 from dtrl.acting.masks import MaskReader
 from dtrl.errors import InputError
@@ -21,7 +21,7 @@ MAX_PIXELS = 256
 
 
 def record(
-    policy: Policy,
+    policy: Actor,
     target_return: float,
     seed: int = 0,
     env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None,
@@ -53,7 +53,7 @@ def record(
 
 
 def make_with_pictures(
-    policy: Policy, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None"
+    policy: Actor, env: "str | Callable[[], gymnasium.Env[Any, Any]] | None"
 ) -> "gymnasium.Env[Any, Any]":
     if env is not None and not isinstance(env, str):
         environment = env()
@@ -85,7 +85,7 @@ def frame(environment: "gymnasium.Env[Any, Any]") -> npt.NDArray[np.uint8]:
 
 def save_video(
     path: Path,
-    policy: Policy,
+    policy: Actor,
     target_return: float,
     seed: int = 0,
     env: "str | Callable[[], gymnasium.Env[Any, Any]] | None" = None,

@@ -28,10 +28,10 @@ def choose_vector(kind: str, parameters: list[Array], config: DecodingConfig, ge
 def choose_id(logits: Array, config: DecodingConfig, generators: Generators) -> Array:
     """(B,) from logits (B, V)."""
     if config.greedy:
-        return logits.argmax(axis=-1)
+        return np.asarray(logits.argmax(axis=-1))
     cumulative = softmax(process(logits, config).astype(np.float64), -1).cumsum(axis=-1)
     u = np.array([g.random() for g in generators]) * cumulative[:, -1]
-    return np.minimum((cumulative <= u[:, None]).sum(axis=-1), logits.shape[-1] - 1)
+    return np.asarray(np.minimum((cumulative <= u[:, None]).sum(axis=-1), logits.shape[-1] - 1))
 
 
 def allow(logits: Array, allowed: Array, sizes: Sequence[int]) -> Array:

@@ -73,15 +73,19 @@ class Embed(Step):
 
 
 class Refill(nn.Module):
-    def __init__(self, model: SequenceModel, acted: Sequence[str]) -> None:
+    """Of `length` tokens, L."""
+
+    positions: Tensor
+    mask: Tensor
+
+    def __init__(self, model: SequenceModel, acted: Sequence[str], length: int) -> None:
         super().__init__()
         self.model, self.acted = model, list(acted)
+        self.register_buffer("positions", torch.arange(length)[None])
+        self.register_buffer("mask", torch.full((1, 1, length, length), -math.inf).triu(1))
 
     def forward(self, tokens: Tensor) -> dict[str, Any]:
-        length = tokens.shape[1]
-        positions = torch.arange(length)[None]
-        mask = torch.full((1, 1, length, length), -math.inf).triu(1)
-        return read(self.model, self.acted, tokens, Past(None, positions, mask))
+        return read(self.model, self.acted, tokens, Past(None, self.positions, self.mask))
 
 
 def read(model: SequenceModel, acted: Sequence[str], x: Tensor, state: Past | None) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def export_programs(policy: "Policy", rows: int | None = None) -> dict[str, Expo
     if policy.context == "block":
         kept = kept_steps(policy.context_length) * tokens - policy.tokens_after
         refill = torch.zeros(batch, kept, model.width)
-        programs["refill"] = trace(Refill(model, list(policy.acted)), {"tokens": refill}, {"tokens": {0: b}})
+        programs["refill"] = trace(Refill(model, list(policy.acted), kept), {"tokens": refill}, {"tokens": {0: b}})
         programs["embed"] = trace(Embed(model, names, list(policy.acted)), inputs, dims)
     return programs
 

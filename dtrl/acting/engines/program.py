@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """`weight` is stored transposed (see `Program`)."""
-    out = x.reshape(-1, x.shape[-1]) @ weight
+    out: Array = x.reshape(-1, x.shape[-1]) @ weight
     if bias is not None:
         out += bias
     return out.reshape(*x.shape[:-1], -1)
@@ -27,7 +27,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
 
 def layer_norm(x: Array, shape: Sequence[int], weight: Array, bias: Array, eps: float = 1e-5, *_: Any) -> Array:
     n = x.shape[-1]
-    centred = x - np.add.reduce(x, axis=-1, keepdims=True) * np.float32(1 / n)
+    centred: Array = x - np.add.reduce(x, axis=-1, keepdims=True) * np.float32(1 / n)
     variance = np.einsum("...i,...i->...", centred, centred)[..., None] * np.float32(1 / n)
     centred /= np.sqrt(variance + np.float32(eps))
     centred *= weight
@@ -42,30 +42,33 @@ def rms_norm(x: Array, shape: Sequence[int], weight: Array, eps: float | None = 
 
 
 def softmax(x: Array, axis: int, *_: Any) -> Array:
-    e = np.exp(x - np.maximum.reduce(x, axis=axis, keepdims=True))
+    e: Array = np.exp(x - np.maximum.reduce(x, axis=axis, keepdims=True))
     e /= np.add.reduce(e, axis=axis, keepdims=True)
     return e
 
 
 def log_softmax(x: Array, axis: int, *_: Any) -> Array:
     x = x - np.maximum.reduce(x, axis=axis, keepdims=True)
-    return x - np.log(np.add.reduce(np.exp(x), axis=axis, keepdims=True))
+    return np.asarray(x - np.log(np.add.reduce(np.exp(x), axis=axis, keepdims=True)))
+
+
+def logsumexp(x: Array, axes: Sequence[int], keepdims: bool = False) -> Array:
+    largest = np.maximum.reduce(x, axis=tuple(axes), keepdims=True)
+    total = np.log(np.add.reduce(np.exp(x - largest), axis=tuple(axes), keepdims=True)) + largest
+    return np.asarray(total if keepdims else np.squeeze(total, tuple(axes)))
 
 
 def gelu(x: Array, approximate: str = "none") -> Array:
     if approximate == "tanh":
-        return (
-            np.float32(0.5)
-            * x
-            * (1 + np.tanh(np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)))
-        )
+        inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+        return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)))
     from scipy.special import erf
 
-    return (np.float32(0.5) * x * (1 + erf(x * np.float32(1 / math.sqrt(2))))).astype(x.dtype)
+    return np.asarray(np.float32(0.5) * x * (1 + erf(x * np.float32(1 / math.sqrt(2)))), dtype=x.dtype)
 
 
 def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def clamp(x: Array, low: float | None = None, high: float | None = None) -> Array:
@@ -84,7 +87,7 @@ def chunk(x: Array, count: int, axis: int = 0) -> list[Array]:
 def slice_of(x: Array, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
     where: list[Any] = [slice(None)] * x.ndim
     where[axis] = slice(start, end, step)
-    return x[tuple(where)]
+    return np.asarray(x[tuple(where)])
 
 
 def select(x: Array, axis: int, index: int) -> Array:
@@ -140,6 +143,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "aten.matmul.default": np.matmul,
     "aten.softmax.int": softmax,
     "aten.log_softmax.int": log_softmax,
+    "aten.logsumexp.default": logsumexp,
+    "aten.dropout.default": lambda x, *_: x,  # which acting has none of
     "aten.relu.default": lambda x: np.maximum(x, 0),
     "aten.gelu.default": gelu,
     "aten.silu.default": lambda x: x / (1 + np.exp(-x)),
@@ -174,6 +179,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "aten.permute.default": np.transpose,
     "aten.movedim.int": np.moveaxis,
     "aten.expand.default": expand,
+    "aten.broadcast_tensors.default": lambda parts: np.broadcast_arrays(*parts),
     "aten.repeat.default": np.tile,
     "aten.contiguous.default": lambda x, *_: x,
     "aten.embedding.default": lambda table, ids, *_: table[ids],
@@ -209,7 +215,7 @@ class Program:
             len(self.inputs) + len(document["nodes"])
         )
         known = [True] * first + [False] * (len(registers) - first)
-        turned: dict[int, Array] = {}
+        turned: dict[int, int] = {}
         self.steps: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
         for i, (name, arguments, keywords) in enumerate(document["nodes"], first + len(self.inputs)):
             if name not in OPERATIONS:

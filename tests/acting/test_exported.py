@@ -1,0 +1,282 @@
+"""Exported policies act as the policies that they come from: over whole episodes, their first K steps and staggered resets included."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import dtrl
+from dtrl.acting import ExportedPolicy
+from dtrl.acting.artefact import load_arrays, save_arrays
+from dtrl.acting.engines import aoti_engine, onnx_engine, program
+from dtrl.config import DecodingConfig
+from dtrl.errors import InputError
+from dtrl.spaces import flatten, stack
+from dtrl.trajectories import Trajectories
+
+VECTOR, ARM = (
+    spaces.Box(-np.inf, np.inf, (3,)),
+    spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([3.0, 0.5], np.float32)),
+)
+SAMPLE = DecodingConfig(strategy="sample", temperature=0.8)
+STEPS, ROWS = 23, 3
+CASES = {
+    "vector": (VECTOR, ARM, {}),
+    "one step": (VECTOR, ARM, {"context_length": 1}),
+    "five steps": (VECTOR, ARM, {"context_length": 5}),
+    "banded": (VECTOR, ARM, {"attention": "banded"}),
+    "banded, modern, shared heads": (VECTOR, ARM, {"attention": "banded", "trunk": "modern", "kv_heads": 1}),
+    "modern": (VECTOR, ARM, {"trunk": "modern"}),
+    "full": (VECTOR, ARM, {"attention": "full", "context_length": 30}),
+    "gelu": (VECTOR, ARM, {"activation": "gelu"}),
+    "gaussian": (VECTOR, ARM, {"head": "gaussian"}),
+    "squashed": (VECTOR, ARM, {"head": "tanh_gaussian"}),
+    "bc": (VECTOR, ARM, {"preset": "bc"}),
+    "discrete": (spaces.Discrete(5, start=2), spaces.Discrete(3, start=-1), {}),
+    "choices": (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([[2, 3], [4, 2]]), {}),
+    "bits": (spaces.MultiBinary(3), spaces.MultiBinary(4), {}),
+    "images": (spaces.Box(0, 255, (6, 5, 3), np.uint8), spaces.Discrete(4), {}),
+    "patches": (spaces.Box(0, 255, (40, 36, 3), np.uint8), spaces.Discrete(4), {"image_encoder": "patch"}),
+    "parts": (spaces.Dict(a=VECTOR, goal=spaces.Discrete(3), word=spaces.Text(4, charset="abc")), spaces.Tuple([ARM, spaces.Discrete(3)]), {}),
+}  # fmt: skip
+
+
+def some_slow(cases, quick):
+    """The cases as parameters; an export takes seconds, so all but a few are left out by `make fast`."""
+    return [
+        pytest.param(case, id=name, marks=() if name in quick else pytest.mark.slow) for name, case in cases.items()
+    ]
+
+
+@pytest.fixture
+def policy_for(untrained_policy):
+    """Makes a policy with large weights for two spaces, from samples of them."""
+
+    def make(observation_space=VECTOR, action_space=ARM, **options):
+        observation_space.seed(0)
+        action_space.seed(0)
+        episodes = [
+            {
+                "observations": stack(observation_space, [observation_space.sample() for _ in range(length + 1)]),
+                "actions": stack(action_space, [action_space.sample() for _ in range(length)]),
+                "rewards": np.linspace(-1, 1, length) + length,
+                "terminations": np.arange(length) == length - 1,
+                "truncations": np.zeros(length, dtype=bool),
+            }
+            for length in (12, 25, 9)
+        ]
+        data = Trajectories.from_episodes(episodes, observation_space, action_space)
+        return untrained_policy(data, **{"heads": 2, **options})
+
+    return make
+
+
+def largest_difference(one, other, rows=ROWS, steps=STEPS, deterministic=True, seed=0):
+    """Of two policies' actions in env units, fed the same observations and rewards, with episodes that begin at different steps."""
+    space, random = one.observation_space, np.random.default_rng(seed)
+    space.seed(seed)
+    states = [policy.initial_state(rows, [5.0 + i for i in range(rows)]) for policy in (one, other)]
+    worst = 0.0
+    for _ in range(steps):
+        observation = stack(space, [space.sample() for _ in range(rows)])
+        first = random.random(rows) < 0.1
+        actions = [
+            flatten(one.action_space, policy.predict(observation, state, first, deterministic)[0])
+            for policy, state in zip((one, other), states, strict=True)
+        ]
+        for path, ours in actions[0].items():
+            theirs = actions[1][path]
+            assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+            worst = max(worst, float(np.abs(ours.astype(float) - theirs).max()))
+        rewards = random.random(rows)
+        for state in states:
+            state.reward += rewards
+    return worst
+
+
+@pytest.mark.parametrize("case", some_slow(CASES, quick=("vector", "discrete")))
+def test_numpy_acts_as_pytorch(policy_for, case):
+    observation_space, action_space, options = case
+    policy = policy_for(observation_space, action_space, **options)
+    exported = ExportedPolicy.of(policy, "numpy")
+    cached = (
+        policy if policy.context != "window" or not policy.model.backbone.memory else policy.variant(context="block")
+    )
+    assert (exported.context, exported.context_length) == (cached.context, cached.context_length)
+    for rows in (1, ROWS):
+        assert largest_difference(cached, exported, rows) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["vector", "gaussian", "squashed", "discrete", "choices", "bits", "parts"])
+def test_numpy_draws_what_pytorch_draws(policy_for, case):
+    policy = policy_for(*CASES[case][:2], **CASES[case][2]).variant(context="block", decoding=SAMPLE)
+    exported = ExportedPolicy.of(policy, "numpy")
+    assert largest_difference(policy, exported, deterministic=False) <= 1e-5
+    if case != "vector":  # which is one point
+        hotter = policy.variant(decoding=DecodingConfig(strategy="sample", temperature=3.0))
+        assert largest_difference(policy, hotter, deterministic=False) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    ["vector", "one step", "banded, modern, shared heads", "full", "bc", "squashed", "choices", "images", "parts"],
+)
+def test_onnx_acts_as_pytorch(policy_for, case):
+    policy = policy_for(*CASES[case][:2], **CASES[case][2])
+    exported = ExportedPolicy.of(policy, "onnx")
+    cached = (
+        policy if policy.context != "window" or not policy.model.backbone.memory else policy.variant(context="block")
+    )
+    for rows in (1, ROWS):
+        assert largest_difference(cached, exported, rows) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, ROWS])
+def test_aoti_acts_as_pytorch(policy_for, rows, monkeypatch, tmp_path):
+    monkeypatch.setattr(aoti_engine, "OPTIONS", {})  # kernels as they come: timing them takes minutes
+    policy = policy_for().variant(context="block")
+    exported = ExportedPolicy.of(policy, "aoti", rows=rows)
+    assert largest_difference(policy, exported, rows) <= 1e-5
+    exported.save(tmp_path / "policy.safetensors")
+    assert largest_difference(policy, dtrl.load_policy(tmp_path / "policy.safetensors"), rows) <= 1e-5
+    with pytest.raises(InputError, match=f"exported for {rows} environment.* at a time, and is asked for 7"):
+        exported.initial_state(7)
+
+
+def test_a_cached_step_is_the_model_and_not_only_the_policy(policy_for):
+    """A wrong past would show in the actions; here it is made wrong."""
+    policy = policy_for().variant(context="block")
+    exported = ExportedPolicy.of(policy, "numpy")
+    state = exported.initial_state(ROWS)
+    observation = np.ones((ROWS, 3), np.float32)
+    exported.predict(observation, state)
+    state.context.keys_values[:, :, :, 0] += 1
+    other = exported.initial_state(ROWS)
+    exported.predict(observation, other)
+    assert np.abs(exported.predict(observation, state)[0] - exported.predict(observation, other)[0]).max() > 1e-3
+
+
+def test_the_file_needs_no_torch(policy_for, tmp_path):
+    policy = policy_for().variant(context="block", target_return=7.0)
+    ExportedPolicy.of(policy, "numpy").save(tmp_path / "policy.safetensors")
+    code = """
+import sys
+sys.modules["torch"] = None  # an import of it fails
+import json, numpy as np, dtrl
+policy = dtrl.load_policy(sys.argv[1])
+policy.reset()
+actions = [policy.act(np.full(3, t, np.float32), reward=0.5).tolist() for t in range(12)]
+print(json.dumps([policy.target_return, actions]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "policy.safetensors")], capture_output=True, text=True, check=True
+    )
+    target, actions = json.loads(done.stdout)
+    policy.reset()
+    expected = [policy.act(np.full(3, t, np.float32), reward=0.5) for t in range(12)]
+    assert target == 7.0
+    np.testing.assert_allclose(actions, expected, atol=1e-5)
+
+
+def test_a_saved_export_is_what_was_exported(policy_for, tmp_path):
+    exported = ExportedPolicy.of(policy_for(head="gaussian"), "numpy")
+    exported.variant(target_return=3.0).save(tmp_path / "policy.safetensors")
+    loaded = dtrl.load_policy(tmp_path / "policy.safetensors", decoding=SAMPLE)
+    assert largest_difference(exported, loaded) == 0
+    assert (loaded.target_return, loaded.decoding) == (3.0, SAMPLE)
+    assert dtrl.load_policy(tmp_path / "policy.safetensors", engine="numpy", target_return=4.0).target_return == 4.0
+
+
+def test_masks_are_obeyed(policy_for):
+    policy = policy_for(VECTOR, spaces.Discrete(3, start=4)).variant(context="block")
+    exported = ExportedPolicy.of(policy, "numpy")
+    observation = np.zeros((2, 3), np.float32)
+    allowed = np.array([[False, True, False], [False, False, True]])
+    for deterministic in (True, False):
+        assert exported.predict(observation, deterministic=deterministic, action_masks=allowed)[0].tolist() == [5, 6]
+    with pytest.raises(InputError, match="action mask of environment 1 allows no value"):
+        exported.predict(observation, action_masks=allowed & [[True] * 3, [False] * 3])
+
+
+def test_an_export_is_evaluated_as_the_policy_is(scripted_env, random_trajectories, untrained_policy):
+    data = random_trajectories((7, 9), scripted_env.observation_space, scripted_env.action_space)
+    policy = untrained_policy(data, acting={"context": "block"})
+    reports = [
+        dtrl.evaluate(p, [1.0, 3.0], episodes=5, env=scripted_env, num_envs=3)
+        for p in (policy, ExportedPolicy.of(policy, "numpy"))
+    ]
+    assert reports[0].targets == reports[1].targets
+
+
+# Bad input
+
+
+def test_a_context_that_keeps_nothing_is_exported_as_block(policy_for):
+    policy = policy_for()
+    assert policy.context == "window"
+    assert ExportedPolicy.of(policy, "numpy").context == "block"
+
+
+def test_an_episode_that_is_longer_than_the_model_knows_is_refused(policy_for):
+    exported = ExportedPolicy.of(policy_for(attention="full"), "numpy")
+    longest = exported.context_length
+    exported.reset()
+    for _ in range(longest):
+        exported.act(np.zeros(3, np.float32))
+    with pytest.raises(
+        InputError, match=f"reached step {longest + 1}, and this model was trained on episodes of at most {longest}"
+    ):
+        exported.act(np.zeros(3, np.float32))
+
+
+def test_engines_that_are_unknown_or_not_here_say_what_to_do(policy_for, monkeypatch, tmp_path):
+    policy = policy_for()
+    with pytest.raises(InputError, match="engine 'onxx' is unknown; did you mean 'onnx'"):
+        ExportedPolicy.of(policy, "onxx")
+    monkeypatch.setattr(aoti_engine.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"no(ne| C\+\+).*install g\+\+"):
+        ExportedPolicy.of(policy, "aoti")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="is not installed; `pip install onnxruntime`"):
+        onnx_engine.OnnxEngine({})
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(InputError, match=r"pip install 'dtrl\[onnx\]'"):
+        ExportedPolicy.of(policy, "onnx")
+
+
+def test_an_operation_that_numpy_does_not_know_is_named(policy_for, monkeypatch):
+    monkeypatch.delitem(program.OPERATIONS, "aten.tanh.default")
+    with pytest.raises(InputError, match=r"numpy engine cannot express aten\.tanh\.default"):
+        ExportedPolicy.of(policy_for(), "numpy")
+
+
+def test_altered_or_foreign_files_are_refused(policy_for, tmp_path):
+    path = tmp_path / "policy.safetensors"
+    exported = ExportedPolicy.of(policy_for(), "numpy")
+    exported.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(InputError, match="does not match the sha256"):
+        dtrl.load_policy(path)
+    path.write_bytes(whole[:-5])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        dtrl.load_policy(path)
+    path.write_bytes(whole)
+    with pytest.raises(InputError, match="exported for the engine numpy, not onnx"):
+        dtrl.load_policy(path, engine="onnx")
+    with pytest.raises(InputError, match="exported with the context block of 4 steps"):
+        dtrl.load_policy(path, context="window")
+    arrays, document = load_arrays(path)
+    save_arrays(path, arrays, {**document, "engine": "abacus"})
+    with pytest.raises(InputError, match="a policy this dtrl can run"):
+        dtrl.load_policy(path)
+    document["programs"]["step"]["nodes"][0][0] = "os.system"
+    save_arrays(path, arrays, document)
+    with pytest.raises(InputError, match=r"does not know the operation os\.system"):
+        dtrl.load_policy(path)
