@@ -30,7 +30,8 @@ lint: $(VENV)/.dev  ## style, types and the import contract
 bench: $(VENV)/.test  ## compare with other implementations (an otherwise idle machine, please)
 	mkdir -p runs/bench
 	$(BIN)/dtrl bench training --json runs/bench/training.json
-	$(BIN)/dtrl bench acting --json runs/bench/acting.json
+	OMP_NUM_THREADS=1 $(BIN)/dtrl bench acting --json runs/bench/acting-1.json
+	$(BIN)/dtrl bench acting --envs 64 --threads 2 --repetitions 20 --json runs/bench/acting-64.json
 	$(BIN)/dtrl bench loading --json runs/bench/loading.json
 
 clean:  ## remove the environment and the caches, keep runs/

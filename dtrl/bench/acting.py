@@ -1,13 +1,16 @@
-"""One environment step of acting, without the environment: transformers' loops against dtrl's four contexts, eager, with the same weights."""
+"""One environment step of acting, without the environment: transformers' loops against dtrl's contexts and engines, with the same weights."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting import Policy
+from dtrl.acting import Actor as BaseActor
+from dtrl.acting import ExportedPolicy, Policy
 from dtrl.acting.context import CONTEXTS
+from dtrl.acting.engines import ENGINES
 from dtrl.bench.peers import (
     MAX_TIMESTEP,
     OBSERVATION_WIDTH,
@@ -17,7 +20,7 @@ from dtrl.bench.peers import (
     LeanLoop,
     hopper_model,
 )
-from dtrl.bench.timing import Job, compare, document, interleaved, table, torch_threads
+from dtrl.bench.timing import Job, compare, document, interleaved, table, temporarily, torch_threads
 from dtrl.interop import from_transformers
 from dtrl.presets import build
 
@@ -26,8 +29,15 @@ __all__ = ["run", "table"]
 STEPS = 22
 """Timed steps of a repetition: two periods of the `block` context at K = 20, so that its refills are counted as often as they happen."""
 DOCUMENTED, LEAN = "transformers, documented loop", "transformers, lean window"
-GOALS = {1: 4.0, 64: 10.0}
-"""Environments → the ratio to the documented loop that dtrl wants to reach with the same weights and the same function (`window`, `block`)."""
+GOALS = {
+    (1, "dtrl block"): 4.0,
+    (1, "dtrl block, numpy"): 6.0,
+    (1, "dtrl block, onnx"): 12.0,
+    (1, "dtrl block, aoti"): 12.0,
+    (64, "dtrl block"): 10.0,
+    (64, "dtrl block, onnx"): 20.0,
+}
+"""Environments and side → the ratio to the documented loop that dtrl wants to reach with the same weights and the same function."""
 DIFFERENCE = 1e-4
 
 
@@ -38,9 +48,9 @@ class Actor(Protocol):
 
 
 class DtrlLoop:
-    """`Policy.predict` for B environments."""
+    """`predict` for B environments."""
 
-    def __init__(self, policy: Policy, rows: int) -> None:
+    def __init__(self, policy: BaseActor, rows: int) -> None:
         self.policy, self.rows = policy, rows
         self.reset()
 
@@ -53,17 +63,32 @@ class DtrlLoop:
         return action
 
 
-def run(repetitions: int = 100, envs: int = 64, context_length: int = 20) -> dict[str, Any]:
-    """One environment on one thread, and `envs` on two with a fifth of the repetitions."""
-    results = rows_of_results(1, 1, repetitions, context_length) + rows_of_results(
-        envs, 2, max(1, repetitions // 5), context_length
-    )
-    return document("acting", {"repetitions": repetitions, "envs": envs, "context_length": context_length}, results)
+def run(
+    repetitions: int = 100, envs: int = 1, threads: int = 1, context_length: int = 20, engines: int = 1, aoti: int = 0
+) -> dict[str, Any]:
+    """So many environments, on so many threads of torch and ONNX Runtime; NumPy takes those of OMP_NUM_THREADS, for the whole process.
+
+    `engines` 0 leaves out exports; `aoti` 1 compiles one too, which takes minutes."""
+    options = {
+        "repetitions": repetitions,
+        "envs": envs,
+        "threads": threads,
+        "context_length": context_length,
+        "engines": engines,
+        "aoti": aoti,
+    }
+    which = [name for name in ENGINES if engines and (aoti or name != "aoti")]
+    return document("acting", options, rows_of_results(envs, threads, repetitions, context_length, which))
 
 
-def rows_of_results(envs: int, threads: int, repetitions: int, context_length: int) -> list[dict[str, Any]]:
+def rows_of_results(
+    envs: int, threads: int, repetitions: int, context_length: int, engines: Sequence[str]
+) -> list[dict[str, Any]]:
     model = hopper_model()
-    policies = {f"dtrl {name}": policy for name, policy in policies_of(model, context_length).items()}
+    policies: dict[str, BaseActor] = {
+        f"dtrl {name}": policy for name, policy in policies_of(model, context_length).items()
+    }
+    policies |= {f"dtrl block, {engine}": export(policies["dtrl block"], engine, envs, threads) for engine in engines}
     actors: dict[str, Actor] = {
         DOCUMENTED: DocumentedLoop(model, envs, context_length),
         LEAN: LeanLoop(model, envs, context_length),
@@ -86,7 +111,7 @@ def rows_of_results(envs: int, threads: int, repetitions: int, context_length: i
     results = []
     for peer in (DOCUMENTED, LEAN):
         for name in policies:
-            goal = GOALS.get(envs) if peer == DOCUMENTED and name == "dtrl block" else None
+            goal = GOALS.get((envs, name)) if peer == DOCUMENTED else None
             row = compare(
                 work,
                 per_step,
@@ -100,6 +125,13 @@ def rows_of_results(envs: int, threads: int, repetitions: int, context_length: i
                 row | {"env_steps_per_second": {key: envs / row[f"{key}_seconds"]["p10"] for key in ("dtrl", "peer")}}
             )
     return results
+
+
+def export(policy: BaseActor, engine: str, envs: int, threads: int) -> BaseActor:
+    """The policy for an engine, which takes its threads from the environment variable when it is made."""
+    assert isinstance(policy, Policy)
+    with temporarily("OMP_NUM_THREADS", str(threads)):
+        return ExportedPolicy.of(policy, engine, rows=envs if engine == "aoti" else None)
 
 
 def policies_of(model: Any, context_length: int) -> dict[str, Policy]:

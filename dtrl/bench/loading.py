@@ -1,6 +1,5 @@
 """Reading a Minari dataset: Minari's own iteration against dtrl's first load and its later ones, and drawing a batch."""
 
-import os
 import shutil
 import tempfile
 import warnings
@@ -13,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from dtrl.bench.peers import ACTION_WIDTH, OBSERVATION_WIDTH
-from dtrl.bench.timing import compare, document, interleaved, table
+from dtrl.bench.timing import compare, document, interleaved, table, temporarily
 from dtrl.trajectories import Trajectories, load_trajectories
 from dtrl.windows import Windows
 
@@ -74,17 +73,11 @@ def run(repetitions: int = 5, episodes: int = 1_000, steps: int = 1_000) -> dict
 @contextmanager
 def own_folders(folder: Path) -> Iterator[None]:
     """Minari's datasets and dtrl's cache in `folder`, for a while."""
-    wanted = {"MINARI_DATASETS_PATH": folder / "datasets", "DTRL_CACHE": folder / "cache"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: str(path) for name, path in wanted.items()})
-    try:
+    with (
+        temporarily("MINARI_DATASETS_PATH", str(folder / "datasets")),
+        temporarily("DTRL_CACHE", str(folder / "cache")),
+    ):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def make_dataset(episodes: int, steps: int) -> Path:

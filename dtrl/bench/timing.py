@@ -58,6 +58,20 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def temporarily(variable: str, value: str) -> Iterator[None]:
+    """An environment variable with another value, for a while."""
+    before = os.environ.get(variable)
+    os.environ[variable] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+
+
 def compare(
     work: str,
     times: Mapping[str, npt.NDArray[np.float64]],
