@@ -122,10 +122,7 @@ def test_numpy_draws_what_pytorch_draws(policy_for, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    ["vector", "one step", "banded, modern, shared heads", "full", "bc", "squashed", "choices", "images", "parts"],
-)
+@pytest.mark.parametrize("case", ["vector", "banded, modern, shared heads", "full", "parts"])
 def test_onnx_acts_as_pytorch(policy_for, case):
     policy = policy_for(*CASES[case][:2], **CASES[case][2])
     exported = ExportedPolicy.of(policy, "onnx")
@@ -137,15 +134,20 @@ def test_onnx_acts_as_pytorch(policy_for, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rows", [1, ROWS])
-def test_aoti_acts_as_pytorch(policy_for, rows, monkeypatch, tmp_path):
+def test_aoti_acts_as_pytorch(policy_for, monkeypatch, tmp_path):
     monkeypatch.setattr(aoti_engine, "OPTIONS", {})  # kernels as they come: timing them takes minutes
-    policy = policy_for().variant(context="block")
-    exported = ExportedPolicy.of(policy, "aoti", rows=rows)
-    assert largest_difference(policy, exported, rows) <= 1e-5
+    policy = policy_for(attention="banded")
+    exported = ExportedPolicy.of(policy, "aoti", rows=2)
+    assert largest_difference(policy, exported, 2) <= 1e-5
     exported.save(tmp_path / "policy.safetensors")
-    assert largest_difference(policy, dtrl.load_policy(tmp_path / "policy.safetensors"), rows) <= 1e-5
-    with pytest.raises(InputError, match=f"exported for {rows} environment.* at a time, and is asked for 7"):
+    assert largest_difference(policy, dtrl.load_policy(tmp_path / "policy.safetensors"), 2) <= 1e-5
+
+
+def test_the_number_of_environments_may_be_fixed(policy_for):
+    policy = policy_for().variant(context="block")
+    exported = ExportedPolicy.of(policy, "numpy", rows=ROWS)
+    assert largest_difference(policy, exported) <= 1e-5  # some rows refill while others do not
+    with pytest.raises(InputError, match="exported for 3 environments at a time, and is asked for 7"):
         exported.initial_state(7)
 
 

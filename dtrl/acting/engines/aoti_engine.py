@@ -5,6 +5,7 @@ Such a file is a program of its machine: load only those that you made yourself.
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ class AotiEngine(Engine):
                 path = Path(folder) / "model.pt2"
                 path.write_bytes(arrays["model"].tobytes())
                 try:
-                    self.runners[name] = aoti_load_package(str(path))
+                    with quiet():
+                        self.runners[name] = aoti_load_package(str(path))
                 except Exception as error:
                     reason = " ".join(str(error).split())[:200]
                     raise InputError(
@@ -69,11 +71,11 @@ class AotiEngine(Engine):
         import torch
 
         def tensor(value: Any) -> Any:
-            return (
-                [tensor(part) for part in value]
-                if isinstance(value, list)
-                else torch.from_numpy(np.ascontiguousarray(value))
-            )
+            if isinstance(value, list):
+                return [tensor(part) for part in value]
+            return torch.from_numpy(
+                np.require(value, requirements=["C", "W"])
+            )  # torch warns of arrays that are read-only
 
         with torch.inference_mode():
             given = self.runners[name](**{key: tensor(value) for key, value in inputs.items()})
@@ -83,10 +85,12 @@ class AotiEngine(Engine):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inductor reports its choices by logging."""
+    """Inductor reports its choices by logging, and warns of its own parts."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)

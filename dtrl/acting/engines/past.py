@@ -120,7 +120,7 @@ class Past:
 @lru_cache(maxsize=512)
 def uniform_mask(start: int, rows: int, count: int, slots: int, band: tuple[int, int] | None) -> Array:
     one = mask_of(np.array([start]), count, slots, band)
-    return np.ascontiguousarray(np.broadcast_to(one, (rows, *one.shape[1:])))
+    return np.repeat(one, rows, axis=0)
 
 
 def mask_of(base: Array, count: int, slots: int, band: tuple[int, int] | None) -> Array:
