@@ -3,9 +3,11 @@
 A program is a list of nodes over registers: each names one of the operations below and its arguments, where `{"r": i}` is register i. Constants come
 first, then inputs. Nothing else in it is ever called, so that a program from a file is data."""
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,22 +19,39 @@ from dtrl.errors import InputError
 Array = npt.NDArray[Any]
 
 
+FEW_ROWS = 4
+"""Up to so many rows, a product by a matrix is faster row by row: BLAS's matrix product is made for more."""
+
+
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """`weight` is stored transposed (see `Program`)."""
-    out: Array = x.reshape(-1, x.shape[-1]) @ weight
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) <= FEW_ROWS:
+        out = np.empty((len(rows), len(weight)), x.dtype)
+        for row, result in zip(rows, out, strict=True):
+            np.dot(weight, row, out=result)
+    else:
+        out = rows @ weight.T
     if bias is not None:
         out += bias
     return out.reshape(*x.shape[:-1], -1)
 
 
 def layer_norm(x: Array, shape: Sequence[int], weight: Array, bias: Array, eps: float = 1e-5, *_: Any) -> Array:
-    n = x.shape[-1]
-    centred: Array = x - np.add.reduce(x, axis=-1, keepdims=True) * np.float32(1 / n)
-    variance = np.einsum("...i,...i->...", centred, centred)[..., None] * np.float32(1 / n)
-    centred /= np.sqrt(variance + np.float32(eps))
+    mean = averaging(x.shape[-1])
+    centred: Array = x - x @ mean
+    deviation = (centred * centred) @ mean
+    deviation += eps
+    np.sqrt(deviation, out=deviation)
+    centred /= deviation
     centred *= weight
     centred += bias
     return centred
+
+
+@lru_cache
+def averaging(n: int) -> Array:
+    """(n, 1): a product by it is a mean, and cheaper than one."""
+    return np.full((n, 1), 1 / n, np.float32)
 
 
 def rms_norm(x: Array, shape: Sequence[int], weight: Array, eps: float | None = None) -> Array:
@@ -76,12 +95,13 @@ def clamp(x: Array, low: float | None = None, high: float | None = None) -> Arra
 
 
 def split(x: Array, sizes: Sequence[int], axis: int = 0) -> list[Array]:
-    ends = np.cumsum(sizes)[:-1]
-    return np.split(x, ends, axis=axis)
+    before = (slice(None),) * (axis % x.ndim)
+    ends = list(itertools.accumulate(sizes))
+    return [x[(*before, slice(end - size, end))] for size, end in zip(sizes, ends, strict=True)]
 
 
 def chunk(x: Array, count: int, axis: int = 0) -> list[Array]:
-    return np.split(x, count, axis=axis)
+    return split(x, [x.shape[axis] // count] * count, axis)
 
 
 def slice_of(x: Array, axis: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Array:
@@ -204,35 +224,25 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 class Program:
-    """Runs a program. Nodes that no input reaches are computed once, here, and weights of linear maps are transposed."""
+    """Runs a program. Nodes that no input reaches are computed once, here."""
 
     def __init__(self, document: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         self.inputs: list[str] = document["inputs"]
         self.outputs = document["outputs"]
         constants: list[str] = document["constants"]
-        first = len(constants)
-        registers: list[Any] = [*(tensors[name] for name in constants)] + [None] * (
-            len(self.inputs) + len(document["nodes"])
-        )
-        known = [True] * first + [False] * (len(registers) - first)
-        turned: dict[int, int] = {}
-        self.steps: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
+        first, known = len(constants), set(range(len(constants)))
+        size = first + len(self.inputs) + len(document["nodes"])
+        registers: list[Any] = [tensors[name] for name in constants] + [None] * (size - first)
+        self.steps: list[Callable[[list[Any]], None]] = []
         for i, (name, arguments, keywords) in enumerate(document["nodes"], first + len(self.inputs)):
             if name not in OPERATIONS:
                 raise InputError(f"the numpy engine does not know the operation {name}; export for another engine.")
-            used = list(dict.fromkeys(registers_in([arguments, keywords])))
-            if name == "aten.linear.default" and known[weight := arguments[1]["r"]]:
-                if weight not in turned:
-                    registers.append(np.ascontiguousarray(registers[weight].T))
-                    known.append(True)
-                    turned[weight] = len(registers) - 1
-                arguments = [arguments[0], {"r": turned[weight]}, *arguments[2:]]
-                used = list(dict.fromkeys(registers_in([arguments, keywords])))
-            call = bound(OPERATIONS[name], arguments, keywords, used)
-            if all(known[r] for r in used):
-                registers[i], known[i] = call(*(registers[r] for r in used)), True
+            step = bound(OPERATIONS[name], arguments, keywords, i)
+            if known.issuperset(registers_in([arguments, keywords])):
+                step(registers)
+                known.add(i)
             else:
-                self.steps.append((call, tuple(used), i))
+                self.steps.append(step)
         self.registers = registers
         self.slots = {name: first + i for i, name in enumerate(self.inputs)}
 
@@ -241,8 +251,8 @@ class Program:
         registers = self.registers.copy()
         for name, value in inputs.items():
             registers[self.slots[name]] = value
-        for call, used, out in self.steps:
-            registers[out] = call(*[registers[r] for r in used])
+        for step in self.steps:
+            step(registers)
         return pick(self.outputs, registers)
 
 
@@ -253,22 +263,56 @@ def registers_in(value: Any) -> list[int]:
 
 
 def bound(
-    function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], used: list[int]
-) -> Callable[..., Any]:
-    """The function of the registers alone."""
-    refs = [argument.get("r") if isinstance(argument, dict) else None for argument in arguments]
-    if refs[: len(used)] == used and not registers_in([arguments[len(used) :], keywords]):
-        rest = arguments[len(used) :]
-        if not rest and not keywords:
-            return function
-        return lambda *values: function(*values, *rest, **keywords)
-    place = {r: i for i, r in enumerate(used)}
+    function: Callable[..., Any], arguments: list[Any], keywords: dict[str, Any], out: int
+) -> Callable[[list[Any]], None]:
+    """The call that reads registers and writes register `out`. Most have one or two registers and then plain values: no work is done for the rest."""
+    lead: list[int] = []
+    for argument in arguments:
+        if not isinstance(argument, dict):
+            break
+        lead.append(argument["r"])
+    rest = arguments[len(lead) :]
+    if lead and not registers_in([rest, keywords]):
+        call = partial_after(function, rest, keywords)
+        if len(lead) == 1:
+            (a,) = lead
 
-    def fill(value: Any, values: tuple[Any, ...]) -> Any:
-        if isinstance(value, dict):
-            return (
-                values[place[value["r"]]] if "r" in value else {key: fill(part, values) for key, part in value.items()}
-            )
-        return [fill(part, values) for part in value] if isinstance(value, list) else value
+            def one(registers: list[Any]) -> None:
+                registers[out] = call(registers[a])
 
-    return lambda *values: function(*fill(arguments, values), **fill(keywords, values))
+            return one
+        if len(lead) == 2:
+            a, b = lead
+
+            def two(registers: list[Any]) -> None:
+                registers[out] = call(registers[a], registers[b])
+
+            return two
+
+        def several(registers: list[Any]) -> None:
+            registers[out] = call(*[registers[r] for r in lead])
+
+        return several
+    getters = [getter(argument) for argument in arguments]
+
+    def general(registers: list[Any]) -> None:
+        registers[out] = function(*[get(registers) for get in getters], **keywords)
+
+    return general
+
+
+def partial_after(function: Callable[..., Any], rest: list[Any], keywords: dict[str, Any]) -> Callable[..., Any]:
+    """The function of its leading arguments."""
+    if not rest and not keywords:
+        return function
+    return lambda *lead: function(*lead, *rest, **keywords)
+
+
+def getter(argument: Any) -> Callable[[list[Any]], Any]:
+    """What reads an argument, which may be a list with registers in it."""
+    if isinstance(argument, dict):
+        return operator.itemgetter(argument["r"])
+    if isinstance(argument, list) and registers_in(argument):
+        parts = [getter(part) for part in argument]
+        return lambda registers: [part(registers) for part in parts]
+    return lambda registers: argument
