@@ -206,6 +206,9 @@ def batch_of(observation: Any, space: Space) -> tuple[dict[str, Array], bool]:
             f"observation is a {type(observation).__name__}, and the policy's space is {space}; "
             "Gymnasium's reset returns (observation, info): pass only the first."
         )
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        values, single = batch_of_leaf(observation, space)
+        return {"": values}, single
     out, singles = {}, set()
     parts = flatten(space, observation)
     for leaf in leaves(space):
