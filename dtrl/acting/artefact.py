@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[Any]
+Part = tuple[str, str, tuple[int, ...], bytes]
+"""Name, dtype, shape and bytes of a tensor."""
 KEY = "dtrl"
 FORMAT = 1
 
@@ -30,8 +32,7 @@ def save_artefact(path: Path, tensors: "Mapping[str, Tensor]", document: Mapping
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = as_text(document)
-    parts = ((name, str(t.dtype), tuple(t.shape), tensor_bytes(t)) for name, t in sorted(whole.items()))
-    write_atomically(path, save(whole, metadata={KEY: text, "sha256": digest(parts, text)}))
+    write_atomically(path, save(whole, metadata={KEY: text, "sha256": digest(tensor_parts(whole), text)}))
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], document: Mapping[str, Any]) -> None:
@@ -46,8 +47,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array], document: Mapping[str, 
 def load_artefact(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]]":
     """Tensors and document. Raises InputError, naming the file, where it is not a whole, unaltered artefact of this format."""
     tensors, text, sha256 = read(path, "pt")
-    parts = ((name, str(t.dtype), tuple(t.shape), tensor_bytes(t)) for name, t in sorted(tensors.items()))
-    return tensors, checked(path, digest(parts, text), sha256, text)
+    return tensors, checked(path, digest(tensor_parts(tensors), text), sha256, text)
 
 
 def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -58,7 +58,11 @@ def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
 
 def engine_of(path: Path) -> str | None:
     """The engine that a file was exported for; None where it holds a model to be run by PyTorch. Raises InputError where it is no artefact."""
-    found = json.loads(read(path, None)[1]).get("engine")
+    text = read(path, None)[1]
+    try:
+        found = json.loads(text).get("engine")
+    except (ValueError, AttributeError):  # altered: whoever reads the file says so
+        return None
     return None if found is None else str(found)
 
 
@@ -102,7 +106,7 @@ def checked(path: Path, found: str, expected: str, text: str) -> dict[str, Any]:
     return document
 
 
-def digest(parts: Iterable[tuple[str, str, tuple[int, ...], bytes]], text: str) -> str:
+def digest(parts: Iterable[Part], text: str) -> str:
     """sha256 over the document, and over name, dtype, shape and bytes of each tensor in the order of their names."""
     total = hashlib.sha256(text.encode())
     for name, dtype, shape, content in parts:
@@ -111,7 +115,11 @@ def digest(parts: Iterable[tuple[str, str, tuple[int, ...], bytes]], text: str) 
     return total.hexdigest()
 
 
-def array_parts(arrays: Mapping[str, Array]) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
+def tensor_parts(tensors: "Mapping[str, Tensor]") -> Iterator[Part]:
+    return ((name, str(t.dtype), tuple(t.shape), tensor_bytes(t)) for name, t in sorted(tensors.items()))
+
+
+def array_parts(arrays: Mapping[str, Array]) -> Iterator[Part]:
     return (
         (name, f"torch.{a.dtype}", a.shape, np.ascontiguousarray(a).tobytes()) for name, a in sorted(arrays.items())
     )
