@@ -39,7 +39,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array], document: Mapping[str, 
     """`save_artefact` for arrays."""
     from safetensors.numpy import save
 
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = as_text(document)
     write_atomically(path, save(whole, metadata={KEY: text, "sha256": digest(array_parts(whole), text)}))
 
@@ -121,7 +121,7 @@ def tensor_parts(tensors: "Mapping[str, Tensor]") -> Iterator[Part]:
 
 def array_parts(arrays: Mapping[str, Array]) -> Iterator[Part]:
     return (
-        (name, f"torch.{a.dtype}", a.shape, np.ascontiguousarray(a).tobytes()) for name, a in sorted(arrays.items())
+        (name, f"torch.{a.dtype}", a.shape, np.asarray(a, order="C").tobytes()) for name, a in sorted(arrays.items())
     )
 
 

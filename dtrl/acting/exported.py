@@ -1,4 +1,4 @@
-"""A policy that an engine runs: it predicts as the policy that it was exported from, and needs no torch to do so (engine `aoti` apart).
+"""A policy that an engine runs: it predicts as the policy with the same context from which it was exported, and needs no torch to do so (`aoti` apart).
 
 B environments, n tokens of a call, D width."""
 
@@ -15,7 +15,7 @@ import dtrl
 from dtrl.acting.actor import Actor, inside
 from dtrl.acting.artefact import load_arrays, save_arrays
 from dtrl.acting.engines import ENGINES, Engine
-from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
+from dtrl.acting.engines.choosing import allow, check_cuts, choose_id, choose_vector
 from dtrl.acting.engines.past import Past
 from dtrl.acting.masks import Masks
 from dtrl.acting.state import PolicyState
@@ -31,7 +31,7 @@ Array = npt.NDArray[Any]
 
 
 class ExportedPolicy(Actor):
-    """Made by `ExportedPolicy.of(policy, engine)` or read from a file of `dtrl export`; acts as `Policy` does.
+    """Made by `ExportedPolicy.of(policy, engine)` or read from a file of `dtrl export`; acts as a `Policy` of the same context does.
 
     Its context is part of what was compiled; decoding and target return are free. With the engine `aoti` its number of environments is fixed too."""
 
@@ -42,6 +42,7 @@ class ExportedPolicy(Actor):
         *,
         decoding: DecodingConfig | None = None,
         target_return: float | None = None,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(
             space_from_json(document["observation_space"]),
@@ -63,7 +64,7 @@ class ExportedPolicy(Actor):
             name: (part, {key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")})
             for name, part in document["programs"].items()
         }
-        self.engine: Engine = ENGINES[self.engine_name](parts)
+        self.engine: Engine = engine or ENGINES[self.engine_name](parts)
 
     @classmethod
     def of(cls, policy: "Policy", engine: str, *, rows: int | None = None) -> "ExportedPolicy":
@@ -74,7 +75,9 @@ class ExportedPolicy(Actor):
         from dtrl.acting.engines.exporting import decoders, describe, export_programs
 
         if engine not in ENGINES:
-            raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, ['eager', *ENGINES])}")
+            raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, list(ENGINES))}")
+        if rows is not None and rows < 1:
+            raise InputError(f"an export is for 1 environment or more at a time, not {rows}.")
         if policy.context == "window" and policy.model.backbone.memory:
             policy = policy.variant(context="block", context_length=policy.context_length)
         rows = 1 if rows is None and engine == "aoti" else rows
@@ -105,15 +108,22 @@ class ExportedPolicy(Actor):
     def load(cls, path: str | Path, **acting: Any) -> "ExportedPolicy":
         """The policy in a file made by `save`. `acting`: decoding, target_return. Raises InputError for a file that was altered, or cannot be run here."""
         arrays, document = load_arrays(Path(path))
-        if "context" in acting or "context_length" in acting:
+        for name in ("context", "context_length"):
+            if acting.pop(name, None) not in (None, document.get(name)):
+                raise InputError(
+                    f"{path} was exported with the context {document.get('context')} of {document.get('context_length')} steps, which is a part of it; "
+                    "leave context out, or export the run again."
+                )
+        if unknown := acting.keys() - {"decoding", "target_return"}:
             raise InputError(
-                f"{path} was exported with the context {document.get('context')} of {document.get('context_length')} steps, which is a part of it; "
-                "leave context out, or export the run again."
+                f"{', '.join(sorted(unknown))} is nothing that an export can change; give decoding or target_return."
             )
         try:
             for role in ("observation", "action"):
                 check_space(space_from_json(document[f"{role}_space"]), role, str(path))
             return cls(document, arrays, **acting)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -122,8 +132,15 @@ class ExportedPolicy(Actor):
 
     def variant(self, **changes: Any) -> "ExportedPolicy":
         """The same model, acting otherwise: decoding, target_return."""
-        return ExportedPolicy(
-            self.document, self.arrays, **{"decoding": self.decoding, "target_return": self.target_return, **changes}
+        if unknown := changes.keys() - {"decoding", "target_return"}:
+            raise InputError(f"{', '.join(sorted(unknown))} is a part of an export; export the run again.")
+        rest = {"decoding": self.decoding, "target_return": self.target_return, **changes}
+        return ExportedPolicy(self.document, self.arrays, engine=self.engine, **rest)
+
+    def replay(self, *_: Any, **__: Any) -> float:
+        """Not of an export: raises InputError."""
+        raise InputError(
+            "replay compares acting with the model, which an export does not hold; replay the policy that it was made from."
         )
 
     # acting
@@ -147,9 +164,17 @@ class ExportedPolicy(Actor):
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
+        if decoding.strategy == "sample" and not {"categorical", "one_hots"} & set(self.heads.values()):
+            check_cuts(decoding)
         given: dict[str, Array] = {"return": state.returns_to_go.astype(np.float32)}
         given |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
-        given |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
+        before = {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
+        if first.any():  # nobody sees these, but what is no number hides from nobody
+            before = {
+                name: np.where(first.reshape(-1, *(1,) * (a.ndim - 1)), a.dtype.type(0), a)
+                for name, a in before.items()
+            }
+        given |= before
         values = [np.ascontiguousarray(given[name][:, None]) for name in self.names]
         timesteps = np.maximum(state.timesteps[:, None] - self.ages, 0)[:, None]
         heads = self.forward(state.context, values, timesteps, first)

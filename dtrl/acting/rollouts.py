@@ -87,7 +87,9 @@ def make_vector(env: "str | Callable[[], gymnasium.Env[Any, Any]] | None", num_e
 
 def num_envs_for(policy: Actor, asked: int | None, episodes: int) -> int:
     """Rows of the vector environment: no more than there are episodes, unless the policy takes a fixed number."""
-    return asked or policy.rows if policy.rows is not None else min(asked or MAX_ENVS, episodes)
+    if policy.rows is not None:
+        return asked or policy.rows
+    return min(asked or MAX_ENVS, episodes)
 
 
 def check_spaces(policy: Actor, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtrl.acting.artefact import engine_of
-from dtrl.errors import InputError
+from dtrl.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from dtrl.acting.exported import ExportedPolicy
@@ -29,10 +29,13 @@ POLICY_FILE = "policy.safetensors"
 MANIFEST = "manifest.json"
 
 
-def load_policy(path: str | os.PathLike[str], *, engine: str | None = None, **acting: Any) -> "Policy | ExportedPolicy":
+def load_policy(
+    path: str | os.PathLike[str], *, engine: str | None = None, rows: int | None = None, **acting: Any
+) -> "Policy | ExportedPolicy":
     """The policy of a run directory (its newest checkpoint), of one checkpoint's folder, or of a file made by `policy.save` or `dtrl export`.
 
-    `engine` runs its model: eager (PyTorch, the default), numpy, onnx or aoti; a file that was exported for one knows it. Other keyword arguments are those
+    `engine` runs its model: eager (PyTorch, the default), numpy, onnx or aoti, for any number of environments or for `rows` alone; a file that was exported
+    for one knows it. A file for aoti holds machine code, and is loaded only where `engine` says so. Other keyword arguments are those
     of `Policy`: context, context_length, decoding, target_return. Raises InputError where there is no policy, where its files do not match their sha256,
     and for an engine that cannot run here."""
     path = Path(path)
@@ -44,16 +47,22 @@ def load_policy(path: str | os.PathLike[str], *, engine: str | None = None, **ac
         folder = path if (path / MANIFEST).exists() else newest_checkpoint(path)
         verify(folder)
         path = folder / POLICY_FILE
-    return load_file(path, engine, **acting)
+    return load_file(path, engine, rows, **acting)
 
 
-def load_file(path: Path, engine: str | None, **acting: Any) -> "Policy | ExportedPolicy":
+def load_file(path: Path, engine: str | None, rows: int | None, **acting: Any) -> "Policy | ExportedPolicy":
+    if engine not in (None, "eager", "numpy", "onnx", "aoti"):
+        raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, ['eager', 'numpy', 'onnx', 'aoti'])}")
     exported = engine_of(path)
     if exported is not None:
         from dtrl.acting.exported import ExportedPolicy
 
         if engine not in (None, exported):
             raise InputError(f"{path} was exported for the engine {exported}, not {engine}; export the run again.")
+        if exported == "aoti" and engine is None:
+            raise InputError(
+                f"{path} holds machine code, which loading it runs; where you have made it yourself, say so by engine='aoti' (--engine aoti)."
+            )
         return ExportedPolicy.load(path, **acting)
     from dtrl.acting.policy import Policy
 
@@ -62,7 +71,11 @@ def load_file(path: Path, engine: str | None, **acting: Any) -> "Policy | Export
         return policy
     from dtrl.acting.exported import ExportedPolicy
 
-    return ExportedPolicy.of(policy, str(engine))
+    if acting.get("context") == "window" and policy.model.backbone.memory:
+        raise InputError(
+            "context window recomputes everything at every step, and engines are made for caches; ask for block, or leave the context out."
+        )
+    return ExportedPolicy.of(policy, str(engine), rows=rows)
 
 
 def checkpoints(run: Path) -> list[Path]:

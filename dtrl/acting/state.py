@@ -3,13 +3,10 @@
 B environments, A width of an action."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from dtrl.acting.context import Context
 
 Array = npt.NDArray[Any]
 
@@ -18,7 +15,8 @@ Array = npt.NDArray[Any]
 class PolicyState:
     """What B environments carry from one call of `predict` to the next. It is updated in place."""
 
-    context: "Context"
+    context: Any
+    """What the model looks back on: a `Context`, or an engine's `Past`."""
     target_returns: npt.NDArray[np.float64]
     """(B,) asked return of the episodes in progress."""
     returns_to_go: npt.NDArray[np.float64]

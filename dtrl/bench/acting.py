@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting import Actor as BaseActor
-from dtrl.acting import ExportedPolicy, Policy
+from dtrl.acting import Actor, ExportedPolicy, Policy
 from dtrl.acting.context import CONTEXTS
 from dtrl.acting.engines import ENGINES
 from dtrl.bench.peers import (
@@ -41,7 +40,7 @@ GOALS = {
 DIFFERENCE = 1e-4
 
 
-class Actor(Protocol):
+class Loop(Protocol):
     def reset(self) -> None: ...
 
     def act(self, observation: npt.NDArray[np.float32], reward: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]: ...
@@ -50,7 +49,7 @@ class Actor(Protocol):
 class DtrlLoop:
     """`predict` for B environments."""
 
-    def __init__(self, policy: BaseActor, rows: int) -> None:
+    def __init__(self, policy: Actor, rows: int) -> None:
         self.policy, self.rows = policy, rows
         self.reset()
 
@@ -85,11 +84,9 @@ def rows_of_results(
     envs: int, threads: int, repetitions: int, context_length: int, engines: Sequence[str]
 ) -> list[dict[str, Any]]:
     model = hopper_model()
-    policies: dict[str, BaseActor] = {
-        f"dtrl {name}": policy for name, policy in policies_of(model, context_length).items()
-    }
+    policies: dict[str, Actor] = {f"dtrl {name}": policy for name, policy in policies_of(model, context_length).items()}
     policies |= {f"dtrl block, {engine}": export(policies["dtrl block"], engine, envs, threads) for engine in engines}
-    actors: dict[str, Actor] = {
+    actors: dict[str, Loop] = {
         DOCUMENTED: DocumentedLoop(model, envs, context_length),
         LEAN: LeanLoop(model, envs, context_length),
     }
@@ -127,8 +124,8 @@ def rows_of_results(
     return results
 
 
-def export(policy: BaseActor, engine: str, envs: int, threads: int) -> BaseActor:
-    """The policy for an engine, which takes its threads from the environment variable when it is made."""
+def export(policy: Actor, engine: str, envs: int, threads: int) -> Actor:
+    """The policy for an engine; ONNX Runtime takes its threads from the environment variable when it is made."""
     assert isinstance(policy, Policy)
     with temporarily("OMP_NUM_THREADS", str(threads)):
         return ExportedPolicy.of(policy, engine, rows=envs if engine == "aoti" else None)
@@ -149,7 +146,7 @@ def policies_of(model: Any, context_length: int) -> dict[str, Policy]:
     return policies
 
 
-def job(actor: Actor, observations: npt.NDArray[np.float32], rewards: npt.NDArray[np.float64], warm_up: int) -> Job:
+def job(actor: Loop, observations: npt.NDArray[np.float32], rewards: npt.NDArray[np.float64], warm_up: int) -> Job:
     """A repetition: a new episode, `warm_up` steps to fill the context, and then the timed ones."""
 
     def play(begin: int, end: int) -> None:
@@ -165,7 +162,7 @@ def job(actor: Actor, observations: npt.NDArray[np.float32], rewards: npt.NDArra
 
 
 def largest_difference(
-    one: Actor, other: Actor, observations: npt.NDArray[np.float32], rewards: npt.NDArray[np.float64]
+    one: Loop, other: Loop, observations: npt.NDArray[np.float32], rewards: npt.NDArray[np.float64]
 ) -> float:
     """Of two actors' actions, over an episode that both play from its start."""
     one.reset()

@@ -6,6 +6,7 @@ from typing import Any
 
 from dtrl.cli.arguments import add_flags, add_json, add_modules, given
 from dtrl.config import DecodingConfig
+from dtrl.errors import InputError
 
 
 def add_parser(verbs: Any) -> None:
@@ -61,16 +62,20 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dtrl.acting import Policy, load_policy
+    from dtrl.acting import load_policy
     from dtrl.evaluation import evaluate
     from dtrl.evaluation.video import save_video
-    from dtrl.training.optimization import choose_device
 
     context = {name: value for name in ("context", "context_length") if (value := getattr(arguments, name)) is not None}
     decoding = DecodingConfig(**given(arguments, DecodingConfig))
-    policy = load_policy(arguments.policy, engine=arguments.engine, decoding=decoding, **context)
-    if isinstance(policy, Policy):
+    rows = arguments.num_envs if arguments.engine == "aoti" else None
+    policy = load_policy(arguments.policy, engine=arguments.engine, rows=rows, decoding=decoding, **context)
+    if hasattr(policy, "to"):
+        from dtrl.training.optimization import choose_device
+
         policy = policy.to(choose_device(arguments.device))
+    elif arguments.device not in ("auto", "cpu"):
+        raise InputError(f"--device {arguments.device} is for the engine eager; this policy's runs on the CPU.")
     report = evaluate(
         policy,
         arguments.target_returns,

@@ -9,7 +9,7 @@ from dtrl.errors import InputError
 FORMATS = {
     "safetensors": "weights, configuration, statistics and spaces, to be run by PyTorch (default)",
     "numpy": "acts with NumPy alone, without torch",
-    "onnx": "for ONNX Runtime (extra `onnx`)",
+    "onnx": "dtrl acts with ONNX Runtime, without torch (extra `onnx`)",
     "aoti": "compiled for this machine and a fixed number of environments; takes minutes and a C++ compiler",
 }
 

@@ -122,7 +122,7 @@ def test_numpy_draws_what_pytorch_draws(policy_for, case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["vector", "banded, modern, shared heads", "full", "parts"])
+@pytest.mark.parametrize("case", ["vector", "banded, modern, shared heads", "full", "parts", "bc"])
 def test_onnx_acts_as_pytorch(policy_for, case):
     policy = policy_for(*CASES[case][:2], **CASES[case][2])
     exported = ExportedPolicy.of(policy, "onnx")
@@ -140,7 +140,9 @@ def test_aoti_acts_as_pytorch(policy_for, monkeypatch, tmp_path):
     exported = ExportedPolicy.of(policy, "aoti", rows=2)
     assert largest_difference(policy, exported, 2) <= 1e-5
     exported.save(tmp_path / "policy.safetensors")
-    assert largest_difference(policy, dtrl.load_policy(tmp_path / "policy.safetensors"), 2) <= 1e-5
+    assert largest_difference(policy, dtrl.load_policy(tmp_path / "policy.safetensors", engine="aoti"), 2) <= 1e-5
+    with pytest.raises(InputError, match=r"holds machine code, which loading it runs.*--engine aoti"):
+        dtrl.load_policy(tmp_path / "policy.safetensors")
 
 
 def test_the_number_of_environments_may_be_fixed(policy_for):
@@ -216,7 +218,45 @@ def test_an_export_is_evaluated_as_the_policy_is(scripted_env, random_trajectori
     assert reports[0].targets == reports[1].targets
 
 
+def test_an_overflow_does_not_outlive_its_episode(policy_for):
+    exported = ExportedPolicy.of(policy_for(), "numpy")
+    state = exported.initial_state(2)
+    with np.errstate(all="ignore"):
+        exported.predict(np.full((2, 3), 3e38, np.float32), state)
+        exported.predict(np.zeros((2, 3), np.float32), state)
+        actions, _ = exported.predict(np.zeros((2, 3), np.float32), state, episode_start=[True, True])
+    assert np.isfinite(actions).all()
+
+
 # Bad input
+
+
+def test_cuts_of_continuous_actions_are_refused(policy_for):
+    exported = ExportedPolicy.of(policy_for(), "numpy").variant(decoding=DecodingConfig(strategy="sample", top_k=3))
+    with pytest.raises(InputError, match="top_k cut a list of tokens"):
+        exported.predict(np.zeros(3, np.float32), deterministic=False)
+
+
+def test_what_is_a_part_of_an_export_cannot_be_changed(policy_for, tmp_path):
+    policy = policy_for()
+    exported = ExportedPolicy.of(policy, "numpy")
+    with pytest.raises(InputError, match="context is a part of an export"):
+        exported.variant(context="full")
+    with pytest.raises(InputError, match="replay the policy that it was made from"):
+        exported.replay(None)
+    with pytest.raises(InputError, match="1 environment or more at a time, not 0"):
+        ExportedPolicy.of(policy, "numpy", rows=0)
+    policy.save(tmp_path / "policy.safetensors")
+    with pytest.raises(InputError, match="context window recomputes everything"):
+        dtrl.load_policy(tmp_path / "policy.safetensors", engine="numpy", context="window")
+    with pytest.raises(InputError, match="engine 'nunpy' is unknown; did you mean 'numpy'"):
+        dtrl.load_policy(tmp_path / "policy.safetensors", engine="nunpy")
+    exported.save(tmp_path / "export.safetensors")
+    assert dtrl.load_policy(tmp_path / "export.safetensors", context=None, context_length=4).context == "block"
+    with pytest.raises(InputError, match="speed is nothing that an export can change"):
+        dtrl.load_policy(tmp_path / "export.safetensors", speed=2)
+    with pytest.raises(InputError, match="target return nan is not finite"):
+        dtrl.load_policy(tmp_path / "export.safetensors", target_return=np.nan)
 
 
 def test_a_context_that_keeps_nothing_is_exported_as_block(policy_for):

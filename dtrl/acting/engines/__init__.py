@@ -1,7 +1,7 @@
 """What runs a policy's model in place of PyTorch. An engine is a class here, a row in `ENGINES`, and its tests.
 
 numpy   in NumPy alone: needs neither torch nor a compiler
-onnx    ONNX Runtime, which many languages and devices have (extra `onnx`)
+onnx    by ONNX Runtime (extra `onnx`)
 aoti    compiled for this machine by torch's AOTInductor, for a fixed number of environments; needs torch, and a C++ compiler to make it
 
 `base.Engine` is what they offer; `exporting` traces the programs that they are made from."""

@@ -1,4 +1,4 @@
-"""The `aoti` engine: machine code by torch's AOTInductor, with every size known beforehand.
+"""The `aoti` engine: machine code by torch's AOTInductor, for a fixed number of rows.
 
 Such a file is a program of its machine: load only those that you made yourself."""
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dtrl.acting.engines.base import Array, Engine, Part, as_bytes, pick
+from dtrl.acting.engines.base import Array, Engine, Part, as_bytes, named, pick
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class AotiEngine(Engine):
         import torch
         from torch._inductor import aoti_compile_and_package, config
 
-        from dtrl.acting.engines.exporting import nest_of
+        from dtrl.acting.engines.exporting import inputs_of, nest_of
 
         if shutil.which("g++") is None and shutil.which("clang++") is None:
             raise InputError("the aoti engine is compiled by a C++ compiler, and there is none here; install g++.")
@@ -43,7 +43,9 @@ class AotiEngine(Engine):
                 raise InputError(
                     f"AOTInductor cannot compile this model ({reason}); export for another engine."
                 ) from error
-            return {"outputs": nest_of(program)}, {"model": as_bytes(Path(path).read_bytes())}
+            return {"inputs": inputs_of(program), "outputs": nest_of(program)}, {
+                "model": as_bytes(Path(path).read_bytes())
+            }
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
         try:
@@ -52,7 +54,7 @@ class AotiEngine(Engine):
             raise InputError(
                 "this policy was compiled for torch, which is not installed; `pip install torch`."
             ) from error
-        self.runners, self.outputs = {}, {}
+        self.runners, self.inputs, self.outputs = {}, {}, {}
         for name, (document, arrays) in parts.items():
             with tempfile.TemporaryDirectory(prefix="dtrl-aoti-") as folder:
                 path = Path(folder) / "model.pt2"
@@ -65,13 +67,13 @@ class AotiEngine(Engine):
                     raise InputError(
                         f"this policy was compiled for another machine or another torch ({reason}); export it again here."
                     ) from error
-            self.outputs[name] = document["outputs"]
+            self.inputs[name], self.outputs[name] = document["inputs"], document["outputs"]
 
     def run(self, name: str, **inputs: Any) -> Any:
-        flat = [part for value in inputs.values() for part in (value if isinstance(value, list) else [value])]
+        given = named(inputs)
         # the loader itself: the callable around it takes keywords apart in as much time as a small model needs
-        given = self.runners[name].loader.run([tensor(value) for value in flat])
-        return pick(self.outputs[name], [value.numpy() for value in given])
+        returned = self.runners[name].loader.run([tensor(given[key]) for key in self.inputs[name]])
+        return pick(self.outputs[name], [value.numpy() for value in returned])
 
 
 def tensor(value: Array) -> Any:

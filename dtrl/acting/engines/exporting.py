@@ -92,7 +92,7 @@ def read(model: SequenceModel, acted: Sequence[str], x: Tensor, state: Past | No
     """What the heads say at the last token, by field, and the keys and values (layers, B, 2 · H_kv, L, D/H) of x."""
     hidden, _ = model.backbone(x, state, read=slice(x.shape[1] - 1, x.shape[1]))
     heads = {name: parameters(model.head_of[name](hidden)) for name in acted}
-    return {"heads": heads, "past": None if state is None else torch.stack(state.new)}
+    return {"heads": heads} if state is None else {"heads": heads, "past": torch.stack(state.new)}
 
 
 def parameters(distribution: Distribution) -> list[Tensor]:
@@ -115,7 +115,12 @@ def describe(policy: "Policy") -> dict[str, Any]:
     with torch.no_grad():
         hidden = next(model.parameters()).new_zeros(1, 1, model.width)
         for name in policy.acted:
-            kinds[name] = KINDS[type(model.head_of[name](hidden))]
+            kind = type(model.head_of[name](hidden))
+            if kind not in KINDS:
+                raise InputError(
+                    f"the head of {name} gives a {kind.__name__}, which no engine expresses; use engine eager."
+                )
+            kinds[name] = KINDS[kind]
     return {
         "names": policy.after + policy.before,
         "ages": policy.ages.tolist(),
@@ -149,11 +154,7 @@ def exportable(model: SequenceModel) -> SequenceModel:
 def export_programs(policy: "Policy", rows: int | None = None) -> dict[str, ExportedProgram]:
     """The programs of a policy with a cached context, for any number of rows, or for `rows` alone.
 
-    Raises InputError for a context that keeps no cache, and for a part that torch.export cannot trace."""
-    if policy.context == "window" and policy.model.backbone.memory:
-        raise InputError(
-            "context window recomputes everything at every step, and engines are made for caches; use --context block, which is as exact."
-        )
+    Raises InputError for a part that torch.export cannot trace."""
     model = exportable(policy.model)
     names, tokens = policy.after + policy.before, model.tokens_per_step
     batch = ROWS if rows is None else rows
@@ -248,3 +249,8 @@ def nest_of(program: ExportedProgram) -> Any:
     count = iter(range(len(returned)))
     numbers = [{"r": next(count)} if isinstance(value, torch.fx.Node) else None for value in returned]
     return pytree.tree_unflatten(numbers, program.call_spec.out_spec)
+
+
+def inputs_of(program: ExportedProgram) -> list[str]:
+    """The names of a program's inputs, in its order."""
+    return [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]

@@ -52,11 +52,19 @@ class OnnxEngine(Engine):
             ) from error
         options = onnxruntime.SessionOptions()
         if threads := os.environ.get("OMP_NUM_THREADS"):
-            options.intra_op_num_threads = int(threads)
-        self.sessions = {
-            name: onnxruntime.InferenceSession(arrays["model"].tobytes(), options, providers=["CPUExecutionProvider"])
-            for name, (_, arrays) in parts.items()
-        }
+            options.intra_op_num_threads = int(threads.partition(",")[0])
+        try:
+            self.sessions = {
+                name: onnxruntime.InferenceSession(
+                    arrays["model"].tobytes(), options, providers=["CPUExecutionProvider"]
+                )
+                for name, (_, arrays) in parts.items()
+            }
+        except Exception as error:  # of classes that derive from nothing more
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"this ONNX Runtime ({onnxruntime.__version__}) cannot load the policy ({reason}); upgrade it, or export again."
+            ) from error
         # what a program does not use is no input of its model
         self.inputs = {name: [i.name for i in session.get_inputs()] for name, session in self.sessions.items()}
         self.outputs = {name: document["outputs"] for name, (document, _) in parts.items()}

@@ -36,6 +36,8 @@ class Past:
     def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, npt.NDArray[np.bool_]]:
         """(B,) the position of each row's first token in this call, and which rows have no room for it and must refill."""
         base = np.where(first, -self.before, self.lengths)
+        if first.any():  # weight 0 hides a number, and not what is none
+            self.keys_values[:, first] = 0
         over = base + self.tokens_per_step > self.capacity
         if self.kind == "full":
             if over.any():
@@ -61,7 +63,7 @@ class Past:
         if (base == start).all():
             cycle = math.lcm(slots, band[1] if band else 1)
             seen = start if start < 2 * slots else slots + (start - slots) % cycle  # from then on masks repeat
-            mask = uniform_mask(seen, rows, self.tokens_per_step, slots, band)
+            mask = np.repeat(uniform_mask(seen, self.tokens_per_step, slots, band), rows, axis=0)
         else:
             mask = mask_of(base, self.tokens_per_step, slots, band)
         positions = base[:, None] + np.arange(self.tokens_per_step)
@@ -117,10 +119,9 @@ class Past:
         self.lengths[rows] = length
 
 
-@lru_cache(maxsize=512)
-def uniform_mask(start: int, rows: int, count: int, slots: int, band: tuple[int, int] | None) -> Array:
-    one = mask_of(np.array([start]), count, slots, band)
-    return np.repeat(one, rows, axis=0)
+@lru_cache(maxsize=128)
+def uniform_mask(start: int, count: int, slots: int, band: tuple[int, int] | None) -> Array:
+    return mask_of(np.array([start]), count, slots, band)
 
 
 def mask_of(base: Array, count: int, slots: int, band: tuple[int, int] | None) -> Array:

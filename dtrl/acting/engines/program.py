@@ -151,6 +151,8 @@ def convolution(
 
 
 def pad(x: Array, widths: Sequence[int], mode: str = "constant", value: float | None = None) -> Array:
+    if mode != "constant":
+        raise InputError(f"the numpy engine pads with constants, not by {mode}; export for another engine.")
     pairs = [(0, 0)] * (x.ndim - len(widths) // 2)
     pairs += [(widths[i], widths[i + 1]) for i in range(len(widths) - 2, -1, -2)]
     return np.pad(x, pairs, constant_values=value or 0)
