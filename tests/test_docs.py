@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 import dtrl
@@ -262,7 +263,10 @@ def session(tmp_path, monkeypatch):
     lend(ROOT.parent / "shared" / "data" / "minari", minari)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(minari))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return Session(tmp_path / "document.md", tmp_path, environment)
+    registered = dict(gymnasium.registry)
+    yield Session(tmp_path / "document.md", tmp_path, environment)
+    gymnasium.registry.clear()  # a document registers environments, and other tests follow in this process
+    gymnasium.registry.update(registered)
 
 
 @pytest.mark.slow

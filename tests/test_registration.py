@@ -39,7 +39,7 @@ def test_an_unknown_id_is_answered_with_what_to_do(monkeypatch):
     monkeypatch.setitem(PACKAGES, "Gone-", "no_such_package")
     for env_id, hint in (
         ("CartPol-v1", r"--import PACKAGE\), or did you mean 'CartPole-v[01]'\?"),
-        ("Thermostat-v0", r"import the package that registers it \(on the command line, --import PACKAGE\)\."),
+        ("NobodysBarometer-v0", r"import the package that registers it \(on the command line, --import PACKAGE\)\."),
         ("Gone-v0", "`pip install no_such_package`, which has it."),
         ("nowhere:CartPole-v1", "--import PACKAGE"),
     ):
