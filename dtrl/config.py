@@ -234,12 +234,8 @@ class DecodingConfig:
             raise InputError(f"top_p {self.top_p} is outside (0, 1]; 1 keeps all actions.")
         if not 0 <= self.min_p <= 1:
             raise InputError(f"min_p {self.min_p} is outside [0, 1]; 0 keeps all actions.")
-        filters = [
-            name
-            for name, off in (("temperature", 1.0), ("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
-            if getattr(self, name) != off
-        ]
-        if self.strategy == "greedy" and [name for name in filters if name != "temperature" or self.temperature != 0]:
+        filters = [*(["temperature"] if self.temperature != 1 else []), *self.cuts]
+        if self.strategy == "greedy" and (self.cuts or self.temperature not in (0, 1)):
             raise InputError(
                 f"strategy greedy takes the mode and has no use for {', '.join(filters)}; add --strategy sample, or leave it out."
             )
@@ -247,6 +243,18 @@ class DecodingConfig:
     @property
     def greedy(self) -> bool:
         return self.strategy == "greedy" or self.temperature == 0
+
+    @property
+    def cuts(self) -> list[str]:
+        """Those of the filters that shorten a list of tokens, where they are on."""
+        return [name for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)) if getattr(self, name) != off]
+
+    def refuse_cuts(self) -> None:
+        """Raise InputError where tokens would be cut: for a policy whose actions are all continuous."""
+        if self.cuts:
+            raise InputError(
+                f"{', '.join(self.cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
+            )
 
 
 Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig, DecodingConfig)

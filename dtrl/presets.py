@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 from torch import nn
 
@@ -15,7 +14,7 @@ from dtrl.config import ModelConfig
 from dtrl.errors import InputError, did_you_mean
 from dtrl.heads import HEADS, Choices
 from dtrl.sequence_model import Field, SequenceModel
-from dtrl.spaces import Space, is_image, leaves
+from dtrl.spaces import Space, choices_of, is_image, leaves
 from dtrl.tokenizers import Categories, Continuous, Image, OneHot, Tokenizer
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
@@ -173,16 +172,6 @@ def tokenizer_of(space: Space, rule: Literal["standardize", "bounds"]) -> Tokeni
             return Image(space.shape)
         return Continuous(math.prod(space.shape), rule, box=space)
     return OneHot(*choices_of(space))
-
-
-def choices_of(space: Space) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
-    """Sizes and starts of the choices of a space that has several at once."""
-    if isinstance(space, spaces.MultiDiscrete):
-        return space.nvec.astype(np.int64), space.start.astype(np.int64)
-    if isinstance(space, spaces.MultiBinary):
-        return np.full(space.shape, 2), None
-    assert isinstance(space, spaces.Text)
-    return np.full(space.max_length, len(space.characters) + 1), None
 
 
 def action_heads(config: ModelConfig, space: Space) -> dict[str, nn.Module]:

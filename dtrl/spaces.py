@@ -94,6 +94,16 @@ def column_layout(space: Space) -> tuple[tuple[int, ...], type[np.generic]]:
     return space.shape or (), np.uint8 if is_image(space) else np.float32
 
 
+def choices_of(space: Space) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64] | None]:
+    """Sizes and starts of the choices of a space that has several at once."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec.astype(np.int64), space.start.astype(np.int64)
+    if isinstance(space, spaces.MultiBinary):
+        return np.full(space.shape, 2), None
+    assert isinstance(space, spaces.Text)
+    return np.full(space.max_length, len(space.characters) + 1), None
+
+
 def is_image(space: Space) -> bool:
     """Whether a space holds pixels: bytes on a grid, with channels first or last or without, of one frame or of a stack.
 

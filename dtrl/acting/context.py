@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dtrl.acting.state import kept_steps, refuse_longer
 from dtrl.backbones import Backbone
 from dtrl.backbones.cache import KeyValueState
 from dtrl.config import ModelConfig
@@ -144,10 +145,7 @@ class Full(Banded):
         # the last step of a row lacks its action until the next call brings it
         longest = -(-int(np.where(first, 0, self.state.lengths).max()) // self.tokens_per_step) + 1
         if longest > self.length:
-            raise InputError(
-                f"an episode has reached step {longest}, and this model was trained on episodes of at most {self.length} steps; "
-                "train with attention window or banded, which forget, or on longer episodes."
-            )
+            refuse_longer(longest, self.length)
         return super().step(x, counts, first)
 
 
@@ -182,11 +180,6 @@ def check_context(kind: str | None, length: int | None, config: ModelConfig, mem
             f"context length {length} differs from the {trained} steps of this model's {config.attention} attention, which are a part of it."
         )
     return kind, length or trained
-
-
-def kept_steps(length: int) -> int:
-    """Steps a block context still holds after it dropped the rest, the newest included."""
-    return max(1, length // 2)
 
 
 def cached(backbone: Backbone, state: KeyValueState, x: Tensor, counts: Counts) -> Tensor:

@@ -3,7 +3,6 @@
 B environments, n tokens of a call, D width."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-import dtrl
 from dtrl.acting.actor import Actor, inside
 from dtrl.acting.artefact import load_arrays, save_arrays
 from dtrl.acting.engines import ENGINES, Engine
-from dtrl.acting.engines.choosing import allow, check_cuts, choose_id, choose_vector
+from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
 from dtrl.acting.engines.past import Past
+from dtrl.acting.engines.program import split
 from dtrl.acting.masks import Masks
 from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.spaces import check_space, space_from_json, space_to_json
+from dtrl.spaces import check_space, choices_of, space_from_json
 
 if TYPE_CHECKING:
     from dtrl.acting.policy import Policy
@@ -83,15 +82,9 @@ class ExportedPolicy(Actor):
         rows = 1 if rows is None and engine == "aoti" else rows
         made = {name: ENGINES[engine].make(program) for name, program in export_programs(policy, rows).items()}
         document = {
-            "dtrl": dtrl.__version__,
+            **policy.document(),
             "engine": engine,
             "rows": rows,
-            "model": asdict(policy.config),
-            "observation_space": space_to_json(policy.observation_space),
-            "action_space": space_to_json(policy.action_space),
-            "data": asdict(policy.data),
-            "updates": policy.updates,
-            "target_return": policy.target_return,
             "context": policy.context,
             "context_length": policy.context_length,
             "network": describe(policy),
@@ -165,7 +158,7 @@ class ExportedPolicy(Actor):
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
         if decoding.strategy == "sample" and not {"categorical", "one_hots"} & set(self.heads.values()):
-            check_cuts(decoding)
+            decoding.refuse_cuts()
         given: dict[str, Array] = {"return": state.returns_to_go.astype(np.float32)}
         given |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
         before = {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
@@ -195,9 +188,7 @@ class ExportedPolicy(Actor):
             out = run("step", values=values, timesteps=timesteps, **past.inputs(base, self.band))
             which = np.flatnonzero(over)
         if not len(which):
-            past.write(base, out["past"])
-            if past.tokens is not None:
-                past.keep(base, out["tokens"])
+            past.write(base, out["past"], out["tokens"])
             found: dict[str, list[Array]] = out["heads"]
             return found
         return self.refill(past, base, which, out)
@@ -205,16 +196,15 @@ class ExportedPolicy(Actor):
     def refill(self, past: Past, base: Array, which: Array, out: Mapping[str, Any]) -> dict[str, list[Array]]:
         """`forward` where the rows `which` have no room for the call, and the others took the step `out`."""
         window = past.window(which, base, out["tokens"])
-        whole = window
-        if (
-            self.rows is not None and len(which) < self.rows
-        ):  # programs of a fixed number of rows: the others are computed in vain
-            whole = np.concatenate([window, np.zeros((self.rows - len(which), *window.shape[1:]), np.float32)])
-        anew = self.engine.run("refill", tokens=np.ascontiguousarray(whole))
+        missing = (
+            0 if self.rows is None else self.rows - len(which)
+        )  # a fixed number of rows: the rest is computed in vain
+        whole = np.concatenate([window, np.zeros((missing, *window.shape[1:]), np.float32)])
+        anew = self.engine.run("refill", tokens=whole)
         n = len(which)
         if n < len(base):
             rest = np.setdiff1d(np.arange(len(base)), which)
-            past.write_rows(rest, base, out["past"], out["tokens"])
+            past.write(base, out["past"], out["tokens"], rest)
         past.refill(which, window, anew["past"][:, :n])
         if n == len(base):
             return {name: [part[:n] for part in parts] for name, parts in anew["heads"].items()}
@@ -239,19 +229,12 @@ class ExportedPolicy(Actor):
             vector = choose_vector(kind, rows, decoding, state.generators)
             decoded = vector * self.arrays[f"{name}:scale"] + self.arrays[f"{name}:shift"]
             return inside(decoded.reshape(len(vector), *space.shape), space)
-        sizes = [int(space.n)] if isinstance(space, spaces.Discrete) else sizes_of(space)
-        logits = rows[0] if allowed is None else allow(rows[0], allowed, sizes)
-        ids = [choose_id(part, decoding, state.generators) for part in np.split(logits, np.cumsum(sizes)[:-1], axis=-1)]
         if isinstance(space, spaces.Discrete):
-            return inside(ids[0] + space.start, space)
-        start = space.start if isinstance(space, spaces.MultiDiscrete) else 0
+            sizes, start = np.array([space.n]), space.start
+        else:
+            sizes, first = choices_of(space)
+            start = 0 if first is None else first
+        flat = sizes.ravel().tolist()
+        logits = rows[0] if allowed is None else allow(rows[0], allowed, flat)
+        ids = [choose_id(part, decoding, state.generators) for part in split(logits, flat, -1)]
         return inside(np.stack(ids, axis=-1).reshape(len(logits), *(space.shape or ())) + start, space)
-
-
-def sizes_of(space: Any) -> list[int]:
-    """Values of each choice of a MultiDiscrete or MultiBinary space, laid out flat."""
-    return (
-        [int(n) for n in space.nvec.flat]
-        if isinstance(space, spaces.MultiDiscrete)
-        else [2] * int(np.prod(space.shape))
-    )

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from dtrl.acting.environments import descend
 from dtrl.errors import InputError
-from dtrl.spaces import Space, leaves
+from dtrl.spaces import Space, choices_of, leaves
 
 Masks = npt.NDArray[np.bool_]
 ACTION_MASK = "action_mask"
@@ -73,8 +73,7 @@ def mask_size(space: Space) -> int | None:
         return None
     if isinstance(part, spaces.Discrete):
         return int(part.n)
-    assert isinstance(part, spaces.MultiDiscrete | spaces.MultiBinary)
-    return int(part.nvec.sum()) if isinstance(part, spaces.MultiDiscrete) else 2 * int(np.prod(part.shape))
+    return int(choices_of(part)[0].sum())
 
 
 def mask_rows(masks: Any, rows: int, n: int | None) -> Masks:

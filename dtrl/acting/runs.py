@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtrl.acting.artefact import engine_of
+from dtrl.acting.engines import ENGINES
 from dtrl.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def load_policy(
 
 
 def load_file(path: Path, engine: str | None, rows: int | None, **acting: Any) -> "Policy | ExportedPolicy":
-    if engine not in (None, "eager", "numpy", "onnx", "aoti"):
-        raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, ['eager', 'numpy', 'onnx', 'aoti'])}")
+    if engine is not None and engine not in ("eager", *ENGINES):
+        raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, ['eager', *ENGINES])}")
     exported = engine_of(path)
     if exported is not None:
         from dtrl.acting.exported import ExportedPolicy

@@ -3,10 +3,12 @@
 B environments, A width of an action."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+
+from dtrl.errors import InputError
 
 Array = npt.NDArray[Any]
 
@@ -30,3 +32,16 @@ class PolicyState:
     generators: list[np.random.Generator]
     """One a row, for sampling."""
     started: bool = False
+
+
+def kept_steps(length: int) -> int:
+    """Steps a block context still holds after it dropped the rest, the newest included."""
+    return max(1, length // 2)
+
+
+def refuse_longer(step: int, length: int) -> NoReturn:
+    """What a `full` context says of an episode that is longer than those the model has seen."""
+    raise InputError(
+        f"an episode has reached step {step}, and this model was trained on episodes of at most {length} steps; "
+        "train with attention window or banded, which forget, or on longer episodes."
+    )

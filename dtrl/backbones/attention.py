@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtrl.backbones.base import ACTIVATIONS, Backbone
-from dtrl.backbones.cache import Cache, KeyValueState, Past, attend, known_mask
+from dtrl.backbones.cache import Cache, GivenPast, KeyValueState, attend, known_mask
 from dtrl.backbones.dropout import add_dropped
 
 ROPE_BASE = 10_000.0
@@ -61,10 +61,10 @@ class Transformer(Backbone):
         self.register_load_state_dict_post_hook(refer_again)  # type: ignore[no-untyped-call]
 
     def forward(
-        self, x: Tensor, state: KeyValueState | Past | None = None, read: Tensor | slice | None = None
-    ) -> tuple[Tensor, KeyValueState | Past | None]:
+        self, x: Tensor, state: KeyValueState | GivenPast | None = None, read: Tensor | slice | None = None
+    ) -> tuple[Tensor, KeyValueState | GivenPast | None]:
         length = x.shape[1]
-        cache: Cache | Past | None = None
+        cache: Cache | GivenPast | None = None
         if state is None:
             positions: Callable[[], Tensor] = partial(torch.arange, length, device=x.device)
             # a compiled forward builds its own: dynamo warns of a cache that it cannot see into
@@ -133,7 +133,7 @@ class Block(nn.Module):
         x: Tensor,
         mask: Tensor,
         rotation: tuple[Tensor, Tensor] | None,
-        cache: "tuple[Cache | Past, int] | None",
+        cache: "tuple[Cache | GivenPast, int] | None",
         read: Tensor | slice | None,
     ) -> Tensor:
         """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere."""

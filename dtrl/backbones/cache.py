@@ -97,7 +97,7 @@ class Cache:
 
 
 @dataclass
-class Past:
+class GivenPast:
     """A cache that somebody else keeps: an exported step is given it, and gives back what is new."""
 
     keys_values: Tensor | None
@@ -111,7 +111,7 @@ class Past:
 
     def plan(
         self, new: int, band: tuple[int, int] | None, device: torch.device, dtype: torch.dtype
-    ) -> "tuple[Callable[[], Tensor], Tensor, Past]":
+    ) -> "tuple[Callable[[], Tensor], Tensor, GivenPast]":
         return lambda: self.positions, self.mask, self
 
     def advance(self, new: int) -> None:

@@ -62,15 +62,19 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dtrl.acting import load_policy
+    from dtrl.acting import ExportedPolicy, load_policy
     from dtrl.evaluation import evaluate
     from dtrl.evaluation.video import save_video
 
-    context = {name: value for name in ("context", "context_length") if (value := getattr(arguments, name)) is not None}
-    decoding = DecodingConfig(**given(arguments, DecodingConfig))
-    rows = arguments.num_envs if arguments.engine == "aoti" else None
-    policy = load_policy(arguments.policy, engine=arguments.engine, rows=rows, decoding=decoding, **context)
-    if hasattr(policy, "to"):
+    policy = load_policy(
+        arguments.policy,
+        engine=arguments.engine,
+        rows=arguments.num_envs if arguments.engine == "aoti" else None,
+        context=arguments.context,
+        context_length=arguments.context_length,
+        decoding=DecodingConfig(**given(arguments, DecodingConfig)),
+    )
+    if not isinstance(policy, ExportedPolicy):
         from dtrl.training.optimization import choose_device
 
         policy = policy.to(choose_device(arguments.device))

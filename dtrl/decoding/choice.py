@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.processors import PROCESSORS, process
-from dtrl.errors import InputError
+from dtrl.decoding.processors import process
 from dtrl.heads import OneHots, PointMass, TanhNormal
 
 
@@ -23,12 +22,8 @@ def choose(
 
     Top-k, top-p and min-p cut the lists of the categorical parts; a continuous part has none, and is sampled whole. Raises InputError where they are
     asked for and no part is categorical."""
-    if config.strategy == "sample":  # greedy allows no cuts
-        cuts = [name for name, (_, off) in PROCESSORS.items() if name != "temperature" and getattr(config, name) != off]
-        if cuts and not any(isinstance(d, Categorical | OneHots) for d in distributions.values()):
-            raise InputError(
-                f"{', '.join(cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
-            )
+    if config.strategy == "sample" and not any(isinstance(d, Categorical | OneHots) for d in distributions.values()):
+        config.refuse_cuts()
     return {name: token_of(distribution, config, generators) for name, distribution in distributions.items()}
 
 

@@ -1,5 +1,6 @@
 """Exported policies act as the policies that they come from: over whole episodes, their first K steps and staggered resets included."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from gymnasium import spaces
 import dtrl
 from dtrl.acting import ExportedPolicy
 from dtrl.acting.artefact import load_arrays, save_arrays
-from dtrl.acting.engines import aoti_engine, onnx_engine, program
+from dtrl.acting.engines import ENGINES, aoti_engine, onnx_engine, program
+from dtrl.cli import make_parser
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
 from dtrl.spaces import flatten, stack
@@ -290,6 +292,13 @@ def test_engines_that_are_unknown_or_not_here_say_what_to_do(policy_for, monkeyp
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"pip install 'dtrl\[onnx\]'"):
         ExportedPolicy.of(policy, "onnx")
+
+
+def test_the_command_line_knows_every_engine():
+    verbs = next(a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    choices = {a.dest: list(a.choices) for verb in ("evaluate", "export") for a in verbs[verb]._actions if a.choices}
+    assert choices["engine"] == ["eager", *ENGINES]
+    assert choices["format"] == ["safetensors", *ENGINES]
 
 
 def test_an_operation_that_numpy_does_not_know_is_named(policy_for, monkeypatch):

@@ -34,15 +34,6 @@ def choose_id(logits: Array, config: DecodingConfig, generators: Generators) -> 
     return np.asarray(np.minimum((cumulative <= u[:, None]).sum(axis=-1), logits.shape[-1] - 1))
 
 
-def check_cuts(config: DecodingConfig) -> None:
-    """Raise InputError where top-k, top-p or min-p is asked of actions that are all continuous."""
-    cuts = [name for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)) if getattr(config, name) != off]
-    if cuts:
-        raise InputError(
-            f"{', '.join(cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
-        )
-
-
 def allow(logits: Array, allowed: Array, sizes: Sequence[int]) -> Array:
     """Logits (B, Σ V) of choices of the given `sizes` without what is not `allowed`. Raises InputError where nothing is left of a choice."""
     begin = 0

@@ -19,9 +19,9 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from dtrl.acting.context import kept_steps
+from dtrl.acting.state import kept_steps
 from dtrl.backbones import Transformer
-from dtrl.backbones.cache import Past
+from dtrl.backbones.cache import GivenPast
 from dtrl.errors import InputError
 from dtrl.heads import OneHots, PointMass, TanhNormal
 from dtrl.sequence_model import SequenceModel
@@ -60,7 +60,7 @@ class Step(nn.Module):
         past: Tensor | None = None,
     ) -> dict[str, Any]:
         x = self.embed(values, timesteps)
-        state = None if positions is None or mask is None else Past(past, positions, mask)
+        state = None if positions is None or mask is None else GivenPast(past, positions, mask)
         return {**read(self.model, self.acted, x, state), "tokens": x}
 
     def embed(self, values: list[Tensor], timesteps: Tensor) -> Tensor:
@@ -85,10 +85,10 @@ class Refill(nn.Module):
         self.register_buffer("mask", torch.full((1, 1, length, length), -math.inf).triu(1))
 
     def forward(self, tokens: Tensor) -> dict[str, Any]:
-        return read(self.model, self.acted, tokens, Past(None, self.positions, self.mask))
+        return read(self.model, self.acted, tokens, GivenPast(None, self.positions, self.mask))
 
 
-def read(model: SequenceModel, acted: Sequence[str], x: Tensor, state: Past | None) -> dict[str, Any]:
+def read(model: SequenceModel, acted: Sequence[str], x: Tensor, state: GivenPast | None) -> dict[str, Any]:
     """What the heads say at the last token, by field, and the keys and values (layers, B, 2 · H_kv, L, D/H) of x."""
     hidden, _ = model.backbone(x, state, read=slice(x.shape[1] - 1, x.shape[1]))
     heads = {name: parameters(model.head_of[name](hidden)) for name in acted}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.errors import InputError
+from dtrl.acting.state import kept_steps, refuse_longer
 
 Array = npt.NDArray[Any]
 FIRST_SLOTS = 64
@@ -31,7 +31,7 @@ class Past:
         self.lengths = np.zeros(rows, dtype=np.int64)
         """(B,) tokens since the beginning of the episode, or of the context where it refills."""
         self.tokens = np.zeros((rows, self.capacity, width), np.float32) if kind == "block" else None
-        self.dropped = (length - max(1, length // 2) + 1) * tokens
+        self.dropped = (length - kept_steps(length) + 1) * tokens
 
     def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, npt.NDArray[np.bool_]]:
         """(B,) the position of each row's first token in this call, and which rows have no room for it and must refill."""
@@ -41,10 +41,7 @@ class Past:
         over = base + self.tokens_per_step > self.capacity
         if self.kind == "full":
             if over.any():
-                raise InputError(
-                    f"an episode has reached step {self.length + 1}, and this model was trained on episodes of at most {self.length} steps; "
-                    "train with attention window or banded, which forget, or on longer episodes."
-                )
+                refuse_longer(self.length + 1, self.length)
             self.grow(int(base.max()) + self.tokens_per_step)
         return base, over if self.kind == "block" else np.zeros(len(base), dtype=bool)
 
@@ -69,39 +66,28 @@ class Past:
         positions = base[:, None] + np.arange(self.tokens_per_step)
         return {"positions": positions, "mask": mask, "past": self.keys_values}
 
-    def write(self, base: Array, new: Array) -> None:
-        """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step."""
-        start, slots = int(base[0]), self.keys_values.shape[3]
-        count = self.tokens_per_step
-        if (base == start).all() and (start % slots + count <= slots or start < 0):
+    def write(self, base: Array, new: Array, tokens: Array | None = None, rows: Array | None = None) -> None:
+        """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step and, where there are refills, its embedded tokens (B, m, D): of all rows, or
+        of the given ones."""
+        start, slots, count = int(base[0]), self.keys_values.shape[3], self.tokens_per_step
+        if rows is None and (base == start).all() and (start % slots + count <= slots or start < 0):
             skip = max(0, -start)
             at = max(0, start) % slots
             self.keys_values[:, :, :, at : at + count - skip] = new[:, :, :, skip:]
-        else:
-            row, token = np.nonzero(base[:, None] + np.arange(count) >= 0)
-            slot = (base[row] + token) % slots
-            self.keys_values[:, row, :, slot] = new[:, row, :, token]
-        self.lengths = base + count
-
-    def write_rows(self, rows: Array, base: Array, new: Array, tokens: Array) -> None:
-        """`write` and `keep` for the given rows alone."""
-        assert self.tokens is not None
-        which, token = np.nonzero(base[rows, None] + np.arange(self.tokens_per_step) >= 0)
+            if self.tokens is not None:
+                assert tokens is not None
+                self.tokens[:, at : at + count - skip] = tokens[:, skip:]
+            self.lengths = base + count
+            return
+        rows = np.arange(len(base)) if rows is None else rows
+        which, token = np.nonzero(base[rows, None] + np.arange(count) >= 0)
         row = rows[which]
-        position = base[row] + token
-        self.keys_values[:, row, :, position] = new[:, row, :, token]
-        self.tokens[row, position] = tokens[row, token]
-        self.lengths[rows] = base[rows] + self.tokens_per_step
-
-    def keep(self, base: Array, tokens: Array) -> None:
-        """Keep the embedded tokens (B, m, D) of a step, for a later refill."""
-        assert self.tokens is not None
-        start, count = int(base[0]), self.tokens_per_step
-        if (base == start).all():
-            self.tokens[:, max(0, start) : start + count] = tokens[:, max(0, -start) :]
-        else:
-            row, token = np.nonzero(base[:, None] + np.arange(count) >= 0)
-            self.tokens[row, base[row] + token] = tokens[row, token]
+        slot = (base[row] + token) % slots
+        self.keys_values[:, row, :, slot] = new[:, row, :, token]
+        if self.tokens is not None:
+            assert tokens is not None
+            self.tokens[row, slot] = tokens[row, token]
+        self.lengths[rows] = base[rows] + count
 
     def window(self, rows: Array, base: Array, tokens: Array) -> Array:
         """(B′, L, D) the tokens that the given rows keep when they refill: the newest K/2 steps, those of this call among them."""
