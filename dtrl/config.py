@@ -185,6 +185,14 @@ class TrainingConfig:
     )
     precision: str = option("fp32", "fp32 or bf16 (autocast)", ("fp32", "bf16"))
     compile: bool = option(False, "compile the model with torch.compile (needs a C++ compiler; pays on long runs)")
+    data_on_device: str = option(
+        "auto",
+        "keep the dataset on the device and cut its windows there: auto (on CUDA, where it takes at most half of the free memory), always or never",
+        ("auto", "always", "never"),
+    )
+    cuda_graph: bool = option(
+        False, "replay the whole update as one CUDA graph; losses are then checked only when they are logged"
+    )
     device: str = option("auto", "auto (CUDA, then MPS, then CPU), or a torch device such as cpu or cuda:0")
     seed: int = option(0, "seed of the initial weights, the batches and the dropout")
     log_every: int = option(50, "updates between two log entries")
@@ -208,6 +216,9 @@ class TrainingConfig:
             raise InputError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}; choose pieces of equal size."
             )
+        if self.cuda_graph and (self.compile or self.data_on_device == "never"):
+            other = "compile" if self.compile else "data_on_device never"
+            raise InputError(f"cuda_graph does not go with {other}; choose one of the two.")
         for name in ("weight_decay", "warmup_updates", "seed"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):

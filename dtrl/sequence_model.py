@@ -4,6 +4,7 @@ A *block* is what one environment step contributes to the sequence: the tokens o
 observation, action) for the Decision Transformer. The hidden vector at a token predicts the token after it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +128,7 @@ class SequenceModel(nn.Module):
                 tokens[-1] = tokens[-1] + token
             else:
                 tokens.append(token)
-        x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2)
+        x = full_precision(tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2))
         if self.timestep_embedding is not None:
             table = self.timestep_embedding.weight
             time = F.embedding(timesteps.clamp_max(len(table) - 1), table)
@@ -147,8 +148,11 @@ class SequenceModel(nn.Module):
         evenly = slice(last - 2, None, self.tokens_per_step) if len(positions) == steps and last > 1 else positions
         hidden, _ = self.backbone(x[:, : max(1, end)], read=evenly)
         pieces = hidden.split([r.numel() for r in reads.values()], dim=1)
-        hidden_of = {group: h.unflatten(1, reads[group].shape) for group, h in zip(reads, pieces, strict=True)}
-        return {name: self.head_of[name](hidden_of[group]) for name, group in groups.items()}
+        hidden_of = {
+            group: full_precision(h).unflatten(1, reads[group].shape) for group, h in zip(reads, pieces, strict=True)
+        }
+        with no_autocast(x.device.type):  # bf16 has three digits, too few for log p and for an action
+            return {name: self.head_of[name](hidden_of[group]) for name, group in groups.items()}
 
     def read_positions(self, slot: int, tokens: int, steps: int, device: torch.device) -> Tensor:
         """(K, n) the positions whose hidden vectors predict the n tokens from a slot on: each the one before the token's own.
@@ -184,6 +188,16 @@ class SequenceModel(nn.Module):
                 count,
             )
         return Loss(total, weight, by_field)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """float32 where autocast has made less of it: of the residual stream, to which every layer adds, and of what the heads read."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(x.device.type) else x
+
+
+def no_autocast(device_type: str) -> AbstractContextManager[None]:
+    """Distributions in the precision of the weights; the meta device, on which nothing is computed, has no autocast."""
+    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
 
 
 def module_name(field: str) -> str:

@@ -99,11 +99,41 @@ class Windows:
         values = {name: torch.from_numpy(zero_padding(column[rows], valid)) for name, column in self.columns.items()}
         return Batch(values, torch.from_numpy(timesteps), torch.from_numpy(valid))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that batches are gathered from."""
+        columns = [*self.columns.values(), self.end_of_step, self.start_of_step]
+        return sum(column.nbytes for column in columns)
+
     def describe(self, update: int) -> str:
         """Which episodes batch `update` drew from, for error messages."""
         episodes = np.unique(np.searchsorted(self.trajectories.episode_starts, self.draw(update), side="right") - 1)
         shown = ", ".join(map(str, episodes[:8]))
         return f"episodes {shown}{f' and {len(episodes) - 8} more' if len(episodes) > 8 else ''}"
+
+
+class ResidentWindows:
+    """The windows of `Windows`, gathered on a device where all the data lie: the same index arithmetic, without a copy from the host or a wait for it."""
+
+    def __init__(self, windows: Windows, device: torch.device) -> None:
+        self.columns = {name: on_device(column, device) for name, column in windows.columns.items()}
+        self.end_of_step = on_device(windows.end_of_step, device)
+        self.start_of_step = on_device(windows.start_of_step, device)
+        self.offsets = torch.arange(windows.length, device=device)
+
+    def gather(self, starts: Tensor) -> Batch:
+        """The windows that begin at the rows `starts` (B,), int64 on the device. Equal to `Windows.gather`."""
+        first = starts[:, None]
+        steps = first + self.offsets
+        valid = steps < self.end_of_step[first]
+        rows = torch.where(valid, steps, first)
+        timesteps = rows - self.start_of_step[first]
+        return Batch({name: column[rows] for name, column in self.columns.items()}, timesteps, valid).cleared()
+
+
+def on_device(column: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A copy of a column; a memory-mapped one may not be written to, and torch would warn of sharing it."""
+    return torch.from_numpy(np.array(column)).to(device)
 
 
 def episode_weights(trajectories: Trajectories, sampling: str) -> npt.NDArray[np.float64]:

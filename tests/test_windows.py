@@ -8,7 +8,7 @@ from gymnasium import spaces
 from hypothesis import given
 from scipy.stats import chisquare
 
-from dtrl.windows import Batch, Windows, episode_weights
+from dtrl.windows import Batch, ResidentWindows, Windows, episode_weights
 
 SAMPLING = ("step", "episode", "return")
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
@@ -65,6 +65,20 @@ def test_a_window_never_leaves_its_episode_and_is_padded_on_the_right(random_tra
     np.testing.assert_array_equal(episode, episode[:, :1] * batch.valid)
     steps_left = torch.tensor(lengths)[episode[:, 0] - 1] - batch.timesteps[:, 0]
     np.testing.assert_array_equal(batch.valid.sum(1), steps_left.clamp(max=length))
+
+
+@pytest.mark.parametrize("kinds", SPACES.values(), ids=SPACES)
+@given(LENGTHS, st.integers(1, 12))
+def test_windows_gathered_on_a_device_are_the_same(random_trajectories, kinds, lengths, length):
+    windows = Windows(random_trajectories(lengths, *kinds), length, batch_size=1)
+    starts = np.arange(windows.trajectories.num_steps)
+    expected = windows.gather(starts)
+    batch = ResidentWindows(windows, torch.device("cpu")).gather(torch.from_numpy(starts))
+    assert batch.values.keys() == expected.values.keys()
+    pairs = [(batch.values[name], value) for name, value in expected.values.items()]
+    for one, other in [*pairs, (batch.timesteps, expected.timesteps), (batch.valid, expected.valid)]:
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
 
 
 def test_a_batch_has_the_shapes_and_types_that_the_model_takes(random_trajectories):

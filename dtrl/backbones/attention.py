@@ -67,8 +67,10 @@ class Transformer(Backbone):
         cache: Cache | GivenPast | None = None
         if state is None:
             positions: Callable[[], Tensor] = partial(torch.arange, length, device=x.device)
-            # a compiled forward builds its own: dynamo warns of a cache that it cannot see into
-            known = known_mask if not torch.compiler.is_compiling() else known_mask.__wrapped__
+            # a compiled forward builds its own, since dynamo warns of a cache that it cannot see into, and so does a CUDA graph, whose memory the cache
+            # might give back
+            own = torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+            known = known_mask.__wrapped__ if own else known_mask
             mask = known(0, length, length, self.band, x.device, x.dtype)
         else:
             positions, mask, cache = state.plan(length, self.band, x.device, x.dtype)

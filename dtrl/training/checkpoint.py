@@ -20,7 +20,16 @@ from dtrl.files import cannot_write, sync_folder
 UNFINISHED = ".writing-"
 """Prefix of a checkpoint's folder until it is whole; what a killed run has left of one is removed when the run is resumed."""
 OPTIMIZER_FILE, TRAINING_FILE = "optimizer.safetensors", "training.json"
-FREE = ("updates", "log_every", "checkpoint_every", "keep_checkpoints", "device", "gradient_accumulation")
+FREE = (
+    "updates",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "device",
+    "data_on_device",
+    "cuda_graph",
+    "gradient_accumulation",
+)
 """Training settings that may change at a resume: with the others, the run would no longer be the one that was begun."""
 
 

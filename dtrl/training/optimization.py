@@ -1,12 +1,15 @@
-"""The optimiser, its learning rate, and the device it runs on."""
+"""The optimiser, its learning rate, and the device that it and the data are on."""
 
 import math
+import warnings
 
 import torch
 
 from dtrl.config import TrainingConfig
 from dtrl.errors import InputError
 from dtrl.sequence_model import SequenceModel
+from dtrl.training.utilization import matmul_rate
+from dtrl.windows import ResidentWindows, Windows
 
 
 def learning_rate(update: int, config: TrainingConfig) -> float:
@@ -36,3 +39,42 @@ def choose_device(name: str) -> torch.device:
         reason = " ".join(str(error).split())[:150]
         raise InputError(f"device {name!r} cannot be used here ({reason}); use auto or cpu.") from error
     return device
+
+
+def check_precision(config: TrainingConfig, device: torch.device) -> None:
+    """Warn where bf16 is slower than fp32: on a processor without instructions for it."""
+    if config.precision != "bf16" or device.type != "cpu":
+        return
+    half, full = (matmul_rate(device, dtype) for dtype in (torch.bfloat16, torch.float32))
+    if half < full:
+        warnings.warn(
+            f"this processor multiplies bf16 matrices {full / half:.2g} times more slowly than fp32 ones; "
+            "training goes on, and --precision fp32 is faster here.",
+            stacklevel=2,
+        )
+
+
+def check_graph(config: TrainingConfig, device: torch.device) -> None:
+    """Raise InputError where a CUDA graph was asked for and the run is not on CUDA."""
+    if config.cuda_graph and device.type != "cuda":
+        missing = "no CUDA device is available here" if not torch.cuda.is_available() else "give --device cuda"
+        raise InputError(f"cuda_graph needs a CUDA device and this run is on {device} ({missing}); leave it out there.")
+
+
+def resident_windows(windows: Windows, config: TrainingConfig, device: torch.device) -> ResidentWindows | None:
+    """The windows of data that lie on the device; None where they stay in the host's memory.
+
+    Raises InputError where they were to lie on the device, and take more than half of the memory that is free on it."""
+    wanted = "always" if config.cuda_graph else config.data_on_device
+    if wanted == "never" or (wanted == "auto" and device.type != "cuda"):
+        return None
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if windows.nbytes > free / 2:
+            if wanted == "auto":
+                return None
+            raise InputError(
+                f"the data take {windows.nbytes / 2**20:,.0f} MiB, more than half of the {free / 2**20:,.0f} MiB that are free on {device}; "
+                "leave data_on_device at auto, without cuda_graph."
+            )
+    return ResidentWindows(windows, device)

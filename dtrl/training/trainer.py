@@ -6,6 +6,7 @@ import math
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dtrl.acting import Policy
 from dtrl.acting.artefact import parameters_sha256
@@ -23,11 +23,19 @@ from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
-from dtrl.sequence_model import Loss
 from dtrl.training.checkpoint import UNFINISHED, load_checkpoint, newest_good_checkpoint, save_checkpoint
 from dtrl.training.logging import PROGRESS, RunLogger
 from dtrl.training.meter import Meter
-from dtrl.training.optimization import choose_device, learning_rate, make_optimizer
+from dtrl.training.optimization import (
+    check_graph,
+    check_precision,
+    choose_device,
+    learning_rate,
+    make_optimizer,
+    resident_windows,
+)
+from dtrl.training.update import CapturedUpdate, Update
+from dtrl.training.utilization import matmul_rate, update_flops
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Batch, Windows
 
@@ -110,6 +118,7 @@ class Trainer:
     ) -> None:
         self.config, self.logdir = config, logdir
         self.device = choose_device(config.device)
+        check_graph(config, self.device)
         self.origin = trajectories.origin
         self.data = training_data(model_config, trajectories)
         self.model_config = resolve(model_config, self.data)
@@ -131,11 +140,18 @@ class Trainer:
         )
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.policy, self.optimizer, config)
-        self.loss: Callable[[Batch], Loss] = torch.compile(self.model.loss) if config.compile else self.model.loss
+        self.step = Update(self.model, self.optimizer, config, self.device)
+        self.resident = resident_windows(self.windows, config, self.device)
+        self.captured: CapturedUpdate | None = None
+        if config.cuda_graph:
+            assert self.resident is not None
+            self.captured = CapturedUpdate(self.step, self.resident, config.batch_size)
+        self.meter = Meter(self.model, config, self.windows.length)
         self.stop_signal: int | None = None
 
     def run(self, callbacks: list[Callback], progress: bool) -> Policy:
         config, begun = self.config, self.policy.updates
+        check_precision(config, self.device)
         with contextlib.ExitStack() as stack:
             logger = None
             if self.logdir is not None and not self.finished():
@@ -144,26 +160,29 @@ class Trainer:
                 logger = stack.enter_context(RunLogger(self.logdir, purge_step=begun + 1 if begun else 0))
             stack.enter_context(self.signals())
             bar = stack.enter_context(progress_bar(config.updates, begun, progress))
-            meter = Meter(self.model, config, self.windows.length)
+            if logger is not None:
+                self.meter.hardware = self.hardware()
+            self.meter.start()
             self.tell(callbacks, "start", logger)
             last: dict[str, float] = {}
             for update in range(begun + 1, config.updates + 1):
                 self.model.train()
-                meter.add(*self.update(update))
+                self.update(update)
                 self.policy.updates = update
                 bar.update()
                 if update % config.log_every == 0 or update == config.updates:
-                    last = self.log(meter, logger, bar)
+                    last = self.log(logger, bar)
                 self.model.eval()
                 stop = self.tell(callbacks, "update", logger) or self.stop_signal is not None
                 if self.logdir is not None and (
                     update % config.checkpoint_every == 0 or update == config.updates or stop
                 ):
+                    self.check_unread()
                     save_checkpoint(self.logdir, self.policy, self.optimizer, config)
                 if stop:
                     break
-            if meter.rows:  # stopped between two entries
-                last = self.log(meter, logger, bar)
+            if self.meter.rows:  # stopped between two entries
+                last = self.log(logger, bar)
             self.leave_if_interrupted()
             self.model.eval()
             self.tell(callbacks, "end", logger)
@@ -182,48 +201,62 @@ class Trainer:
             return bool(result.get("updates") == self.policy.updates)
         return False
 
-    def log(self, meter: "Meter", logger: RunLogger | None, bar: Any) -> dict[str, float]:
+    def hardware(self) -> tuple[int, float]:
+        """FLOPs of an update, and FLOP/s of a matrix product here, in the dtype of the update's."""
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        return update_flops(self.model, self.windows.batch(1)), matmul_rate(self.device, dtype)
+
+    def log(self, logger: RunLogger | None, bar: Any) -> dict[str, float]:
         """Log the means since the last entry, and return them."""
-        scalars = meter.read(learning_rate(self.policy.updates, self.config))
+        self.check_unread()
+        scalars = self.meter.read(learning_rate(self.policy.updates, self.config))
         bar.set_postfix(loss=f"{scalars['train/loss']:.4g}")
         if logger is not None:
             logger.scalars(scalars, self.policy.updates)
         return scalars
 
-    def update(self, update: int) -> tuple[float, float, dict[str, tuple[float, float]]]:
-        """One gradient update; returns its loss, the gradient's norm, and surprise and error of each field.
+    def update(self, update: int) -> None:
+        """One gradient update, whose measures go to the meter. Raises InputError where its loss or gradient is not finite: at once, or, of a CUDA graph,
+        when the losses are read.
 
         The generator is seeded with the update's number, so that dropout after a resume is what it would have been without."""
+        began = time.perf_counter()
         torch.manual_seed(seed_of(self.config.seed, update))
-        batch = self.windows.batch(update)
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = []
-        for piece in batch.split(self.config.gradient_accumulation):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                loss = self.loss(piece.to(self.device))
-            loss.total.backward()
-            parts.append(loss)
-        weight = sum_of(parts, lambda part: part.weight)
-        value = float(sum_of(parts, lambda part: part.total.detach()) / weight)
-        if not math.isfinite(value):
-            raise self.not_finite("loss", value, update, batch)
-        for parameter in self.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad /= weight
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip))
-        if not math.isfinite(norm):
-            raise self.not_finite("gradient", norm, update, batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(update, self.config)
-        self.optimizer.step()
-        fields = {}
-        for name in parts[0].by_field:
-            surprise, error, count = (float(sum_of(parts, lambda part: part.by_field[name][i])) for i in range(3))  # noqa: B023
-            fields[name] = (surprise / max(count, 1), error / max(count, 1))
-        return value, norm, fields
+        rate = learning_rate(update, self.config)
+        starting = time.perf_counter()
+        if self.captured is not None:
+            starts = self.windows.draw(update)
+            drawn = time.perf_counter()
+            measures = self.captured(starts, rate)
+        else:
+            batch = self.batch(update)
+            drawn = time.perf_counter()
+            measures = self.step.gradients(batch).cpu()
+            self.check(update, measures.tolist())
+            self.step.follow(rate)
+        self.meter.add(update, measures, drawn - starting, time.perf_counter() - began)
 
-    def not_finite(self, what: str, value: float, update: int, batch: Batch) -> InputError:
-        guilty = [name for name, x in batch.values.items() if x.is_floating_point() and not torch.isfinite(x).all()]
+    def batch(self, update: int) -> Batch:
+        """The windows of an update, on the device where the data lie there."""
+        if self.resident is None:
+            return self.windows.batch(update)
+        return self.resident.gather(torch.from_numpy(self.windows.draw(update)).to(self.device))
+
+    def check(self, update: int, measures: list[float]) -> None:
+        """Raise InputError where the loss or the gradient of an update is not finite."""
+        for what, value in zip(("loss", "gradient"), measures, strict=False):
+            if not math.isfinite(value):
+                raise self.not_finite(what, value, update)
+
+    def check_unread(self) -> None:
+        """The same for the updates whose losses nobody has read yet."""
+        if self.captured is not None:
+            for update, measures in self.meter.values():
+                self.check(update, measures)
+
+    def not_finite(self, what: str, value: float, update: int) -> InputError:
+        values = self.windows.batch(update).values
+        guilty = [name for name, x in values.items() if x.is_floating_point() and not torch.isfinite(x).all()]
         cause = (
             f"the batch holds NaN or infinity in {', '.join(guilty)}"
             if guilty
@@ -341,8 +374,3 @@ def progress_bar(total: int, initial: int, wanted: bool) -> Any:
 def seed_of(seed: int, update: int) -> int:
     """A seed for torch's generator that differs for every update of every run."""
     return int(np.random.SeedSequence([2, seed, update]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def sum_of(parts: Sequence[Loss], get: Callable[[Loss], Tensor]) -> Tensor:
-    values = [get(part) for part in parts]
-    return values[0] if len(values) == 1 else torch.stack(values).sum(dim=0)

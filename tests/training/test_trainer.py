@@ -342,6 +342,13 @@ def test_tensorboard_gets_stable_baselines3_s_tags_each_step_once(data, tmp_path
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
 
 
+def test_the_log_tells_how_much_of_the_hardware_is_used(data, tmp_path):
+    dtrl.train(data, updates=4, log_every=2, logdir=tmp_path, **SMALL)
+    for line in progress_of(tmp_path):
+        assert 0 < line["time/batch_share"] < 1
+        assert 0 < line["train/model_flops_utilization"] < 1
+
+
 def test_a_directory_that_holds_a_run_is_refused_and_left_alone(data, tmp_path):
     dtrl.train(data, updates=1, logdir=tmp_path, **SMALL)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -362,6 +369,7 @@ def test_a_log_directory_that_cannot_be_written_is_refused(data, tmp_path, place
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.filterwarnings("ignore:this processor multiplies bf16")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("trunk", ["gpt2", "modern"])
 def test_both_precisions_train_on_the_cpu_and_keep_weights_in_float32(learnable, tmp_path, precision, trunk):

@@ -1,0 +1,119 @@
+"""One gradient update: forward, backward, clipping, AdamW. Nothing in it reads a number back from the device, so that CUDA can replay it whole."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dtrl.config import TrainingConfig
+from dtrl.sequence_model import Loss, SequenceModel
+from dtrl.windows import Batch, ResidentWindows
+
+WARM_UP = 3
+"""Updates before the capture: libraries allocate and choose their kernels in the first ones."""
+
+
+class Update:
+    """An update in two halves, between which the ordinary loop looks at the loss."""
+
+    def __init__(
+        self, model: SequenceModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, device: torch.device
+    ) -> None:
+        self.optimizer, self.config, self.device = optimizer, config, device
+        self.loss: Callable[[Batch], Loss] = torch.compile(model.loss) if config.compile else model.loss
+        self.parameters = list(model.parameters())
+
+    def gradients(self, batch: Batch) -> Tensor:
+        """Leave the clipped gradient of a batch's loss in the parameters.
+
+        Returns (2 + 3F,) on the device: the loss, the gradient's norm before clipping, and of each of F fields Σ surprise, Σ error and the number of
+        tokens."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = []
+        for piece in batch.split(self.config.gradient_accumulation):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+                loss = self.loss(piece.to(self.device))
+            loss.total.backward()
+            parts.append(loss)
+        weight = sum_of([part.weight for part in parts])
+        value = sum_of([part.total.detach() for part in parts]) / weight
+        torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], weight)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        fields = [sum_of(list(sums)) for name in parts[0].by_field for sums in zip(*(p.by_field[name] for p in parts))]  # noqa: B905
+        return torch.stack([x.float() for x in (value, norm, *fields)])
+
+    def follow(self, rate: float) -> None:
+        """Step along the gradient."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+
+class CapturedUpdate:
+    """The whole update, from the gathering of its windows to AdamW, as one CUDA graph [torch's notes on CUDA, "CUDA graphs"].
+
+    What differs from update to update lies at fixed addresses: where the windows begin, the rate, and the generator's seed, which a replay reads. The
+    first updates run one kernel after the other on a side stream; then the graph is captured, and replayed from there on.
+
+    Losses are not read at each update. From the first one that is not finite, AdamW leaves the weights as they are, so whoever reads the
+    losses later still finds the last good weights. `capture=False` runs the same function without a graph, on any device."""
+
+    def __init__(self, update: Update, windows: ResidentWindows, batch_size: int, capture: bool = True) -> None:
+        self.update, self.windows, self.capture = update, windows, capture
+        device = update.device
+        self.starts = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        self.failed = torch.zeros((), device=device)
+        self.rate = torch.zeros((), device=device)
+        for group in update.optimizer.param_groups:
+            group["lr"] = self.rate
+            group["capturable"] = capture
+        # the fused kernels leave everything as it is where this is 1: torch's GradScaler skips its steps by it
+        update.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
+        self.stream = torch.cuda.Stream(device) if capture else None
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.measures = torch.empty(0)
+        self.done = 0
+
+    def __call__(self, starts: npt.NDArray[np.int64], rate: float) -> Tensor:
+        """The measures of `Update.gradients`, as a tensor of their own, for windows that begin at the rows `starts` (B,)."""
+        self.starts.copy_(torch.from_numpy(starts), non_blocking=True)
+        self.rate.fill_(rate)
+        self.done += 1
+        if self.stream is None:
+            return self.whole()
+        if self.done <= WARM_UP:
+            return self.on_side_stream()
+        if self.graph is None:
+            self.graph = self.captured()
+        self.graph.replay()
+        return self.measures.clone()
+
+    def whole(self) -> Tensor:
+        """What is captured."""
+        measures = self.update.gradients(self.windows.gather(self.starts))
+        finite = measures[:2].isfinite().all()
+        self.failed.copy_(torch.where(finite, self.failed, 1.0))
+        self.update.optimizer.step()
+        return measures
+
+    def on_side_stream(self) -> Tensor:
+        assert self.stream is not None
+        current = torch.cuda.current_stream(self.update.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            measures = self.whole()
+        current.wait_stream(self.stream)
+        return measures
+
+    def captured(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        self.update.optimizer.zero_grad(set_to_none=True)  # gradients are to lie in the graph's own memory
+        with torch.cuda.graph(graph, stream=self.stream):
+            self.measures = self.whole()
+        return graph
+
+
+def sum_of(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.stack(list(values)).sum(dim=0)

@@ -1,0 +1,63 @@
+"""How much of the hardware an update uses: the operations that its model needs, and the rate at which this machine multiplies matrices."""
+
+import copy
+import time
+from functools import lru_cache
+
+import torch
+
+from dtrl.sequence_model import SequenceModel
+from dtrl.windows import Batch
+
+SMALLEST, LARGEST = 256, 8192
+"""Sides of the square matrices that are multiplied to measure the machine's rate."""
+
+
+def update_flops(model: SequenceModel, batch: Batch) -> int:
+    """Floating-point operations of the matrix products and convolutions in the forward and backward pass of one batch; a multiplication and an
+    addition count as two.
+
+    Counted from the model itself, on torch's meta device, where nothing is computed. Attention counts in full, hidden keys included, as is usual
+    [Chowdhery et al. 2022, appendix B, arXiv:2204.02311]; what a recomputation would add does not."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    meta = torch.device("meta")
+    shapes = copy.deepcopy(model).to(meta)
+    with FlopCounterMode(display=False) as counter:
+        shapes.loss(batch.to(meta)).total.backward()
+    return int(counter.get_total_flops())
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large square matrix product, with the threads of now: the fastest of those that fit in some 0.2 s.
+
+    Measured once a process."""
+    return _matmul_rate(device, dtype, torch.get_num_threads())
+
+
+@lru_cache
+def _matmul_rate(device: torch.device, dtype: torch.dtype, threads: int, budget_seconds: float = 0.2) -> float:
+    size, spent, fastest = SMALLEST, 0.0, 0.0
+    while True:
+        matrix = torch.ones(size, size, device=device, dtype=dtype)
+        torch.mm(matrix, matrix)  # a library's first call of a size is not the rate that it keeps
+        for _ in range(3):
+            synchronize(device)
+            started = time.perf_counter()
+            torch.mm(matrix, matrix)
+            synchronize(device)
+            taken = time.perf_counter() - started
+            fastest = max(fastest, 2 * size**3 / taken)
+            spent += taken
+        larger = 4 * 8 * taken  # four products, of eight times the work each
+        if size == LARGEST or spent + larger > budget_seconds:
+            return fastest
+        size *= 2
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

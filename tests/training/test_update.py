@@ -1,0 +1,150 @@
+"""What CUDA would replay as one graph, run without it, against the ordinary update."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from dtrl.config import ModelConfig, TrainingConfig
+from dtrl.errors import InputError
+from dtrl.training.optimization import check_precision, learning_rate, resident_windows
+from dtrl.training.trainer import Trainer
+from dtrl.training.update import CapturedUpdate
+from dtrl.windows import ResidentWindows
+
+LENGTHS = (9, 2, 5, 7, 3, 6)
+
+
+@pytest.fixture
+def data(random_trajectories):
+    return random_trajectories(LENGTHS)
+
+
+def make_trainer(data, model=None, **options):
+    training = {"updates": 20, "batch_size": 8, "schedule": "cosine", "device": "cpu", **options}
+    shape = {"context_length": 4, "width": 16, "layers": 2, "dropout": 0.0}
+    return Trainer(data, ModelConfig(**{**shape, **(model or {})}), TrainingConfig(**training), None, resume=False)
+
+
+def without_a_graph(trainer):
+    """The trainer, with the function that a graph would hold in place of its ordinary update."""
+    resident = ResidentWindows(trainer.windows, trainer.device)
+    trainer.captured = CapturedUpdate(trainer.step, resident, trainer.config.batch_size, capture=False)
+    return trainer
+
+
+def weights(trainer):
+    return [parameter.detach().numpy().copy() for parameter in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}])
+def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pieces):
+    ordinary = make_trainer(data, model, gradient_accumulation=pieces)
+    captured = without_a_graph(make_trainer(data, model, gradient_accumulation=pieces))
+    before = weights(ordinary)
+    for update in range(1, 6):
+        ordinary.update(update)
+        captured.update(update)
+    for one, other in zip(weights(ordinary), weights(captured), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-6)
+    assert any((one != other).any() for one, other in zip(before, weights(ordinary), strict=True))
+    for (_, one), (_, other) in zip(ordinary.meter.values(), captured.meter.values(), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5)
+
+
+def test_dropout_of_the_function_that_is_captured_depends_on_the_update_alone(data):
+    trainers = [without_a_graph(make_trainer(data, {"dropout": 0.5})) for _ in range(2)]
+    torch.rand(3)
+    for trainer in trainers:
+        trainer.update(1)
+    for one, other in zip(*map(weights, trainers), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_weights_stay_as_they_were_before_a_loss_that_nobody_has_read_yet(data):
+    trainer = without_a_graph(make_trainer(data))
+    trainer.update(1)
+    before = weights(trainer)
+    head = trainer.model.heads["action"].point.weight
+    hook = head.register_hook(lambda gradient: gradient * torch.inf)
+    trainer.update(2)
+    hook.remove()
+    trainer.update(3)
+    for one, other in zip(before, weights(trainer), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(InputError, match=r"the gradient of update 2 is (nan|inf)"):
+        trainer.check_unread()
+
+
+def test_the_rate_follows_the_schedule(data):
+    trainer = without_a_graph(make_trainer(data))
+    for update in (1, 11, 20):
+        trainer.update(update)
+        assert float(trainer.captured.rate) == pytest.approx(learning_rate(update, trainer.config))
+        assert trainer.optimizer.param_groups[0]["lr"] is trainer.captured.rate
+
+
+def test_data_on_the_device_give_the_same_weights(data):
+    trainers = [make_trainer(data, data_on_device=where) for where in ("never", "always")]
+    for trainer in trainers:
+        for update in (1, 2):
+            trainer.update(update)
+    for one, other in zip(*map(weights, trainers), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_data_stay_on_the_host_where_the_device_is_the_host(data):
+    trainer = make_trainer(data)
+    assert resident_windows(trainer.windows, trainer.config, torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(("free", "fits"), [(2.5, True), (1.5, False)])
+def test_data_lie_on_a_gpu_where_they_take_half_of_its_free_memory(data, monkeypatch, free, fits):
+    trainer = make_trainer(data)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * trainer.windows.nbytes), 2**40))
+    made = []
+    monkeypatch.setattr("dtrl.training.optimization.ResidentWindows", lambda windows, device: made.append(device))
+    gpu = torch.device("cuda:0")
+    resident_windows(trainer.windows, trainer.config, gpu)
+    assert made == [gpu] * fits
+    always = dataclasses.replace(trainer.config, data_on_device="always")
+    if not fits:
+        with pytest.raises(InputError, match=r"more than half of the .* MiB that are free on cuda:0"):
+            resident_windows(trainer.windows, always, gpu)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "cuda_graph needs a CUDA device and this run is on cpu"),
+        ({"compile": True}, "cuda_graph does not go with compile"),
+        ({"data_on_device": "never"}, "cuda_graph does not go with data_on_device never"),
+    ],
+)
+def test_a_graph_that_cannot_be_is_refused(data, options, says):
+    with pytest.raises(InputError, match=says):
+        make_trainer(data, cuda_graph=True, **options)
+
+
+@pytest.mark.parametrize(("half", "warns"), [(0.5, True), (2.0, False)])
+def test_bf16_that_is_slower_than_fp32_is_said_to_be(monkeypatch, recwarn, half, warns):
+    rates = {torch.bfloat16: half, torch.float32: 1.0}
+    monkeypatch.setattr("dtrl.training.optimization.matmul_rate", lambda device, dtype: rates[dtype])
+    check_precision(TrainingConfig(precision="bf16"), torch.device("cpu"))
+    messages = [str(warning.message) for warning in recwarn]
+    assert len(messages) == warns
+    assert all("bf16 matrices 2 times more slowly" in message for message in messages)
+
+
+def test_bf16_gives_the_loss_of_fp32_and_distributions_in_fp32(data):
+    measures = []
+    for precision in ("fp32", "bf16"):
+        trainer = make_trainer(data, precision=precision)
+        measures.append(trainer.step.gradients(trainer.windows.batch(1)))
+    np.testing.assert_allclose(measures[1], measures[0], rtol=0.02)
+    assert not torch.equal(measures[1], measures[0]), "bf16 was not used"
+    with torch.autocast("cpu", torch.bfloat16):
+        distribution = trainer.model(trainer.windows.batch(1))["action"]
+    assert distribution.mode.dtype == distribution.log_prob(torch.zeros(2)).dtype == torch.float32
