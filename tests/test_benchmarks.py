@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from dtrl.bench import BENCHMARKS
+from dtrl.bench.paper_loop import PaperLoop
 from dtrl.bench.timing import compare, interleaved, torch_threads
 from dtrl.bench.training import Collator, dtrl_batches, hopper_shaped
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "acting": {"repetitions": 1, "envs": 2, "threads": 1, "context_length": 20, "engines": 1, "aoti": 0},
-    "training": {"repetitions": 1, "threads": 1, "episodes": 3},
+    "training": {"repetitions": 1, "threads": 1, "episodes": 3, "bf16": 0},
     "loading": {"repetitions": 1, "episodes": 5, "steps": 20},
     "recording": {"repetitions": 1, "steps": 50},
     "memory": {"episodes": 500, "steps": 50, "megabytes": 2, "updates": 2},
@@ -51,6 +52,10 @@ def test_benchmark_writes_ratios_and_how_they_were_made(name, tmp_path):
         assert {"work", "peer", "ratio_of_minima", "goal", "dtrl_seconds", "repetitions"} <= row.keys()
         assert row["ratio"] > 0
         assert row["peer_seconds"]["min"] <= row["peer_seconds"]["p10"]
+        if name == "training":
+            achieved = row["model_flops"] / row["dtrl_seconds"]["p10"]
+            assert row["model_flops_utilization"] == pytest.approx(achieved / row["matmul_flops_per_second"])
+            assert 0 < row["batch_share"] < 0.5
 
 
 @pytest.mark.slow
@@ -110,6 +115,25 @@ def test_both_ways_to_make_the_peers_batches_have_one_form():
         name: (x.shape, x.dtype) for name, x in other.items()
     }
     assert other["attention_mask"][:, -1].all(), "the documented collator pads on the left"
+
+
+def test_the_paper_s_loop_makes_the_windows_of_the_data():
+    """Each is found in the data again, by the observation that it ends with."""
+    trajectories = hopper_shaped(3)
+    loop = PaperLoop(trajectories, length=4, batch_size=8)
+    batch = {name: x.numpy() for name, x in loop.batch().items()}
+    assert {name: x.shape for name, x in batch.items()} == {
+        "observations": (8, 4, 11), "actions": (8, 4, 3), "rewards": (8, 4, 1), "returns_to_go": (8, 4, 1),
+        "timesteps": (8, 4), "valid": (8, 4),
+    }  # fmt: skip
+    assert batch["valid"][:, -1].all(), "padding is on the left"
+    normalised = (trajectories.observations - loop.mean) / loop.deviation
+    for i in range(8):
+        row = int(np.abs(normalised - batch["observations"][i, -1]).sum(axis=1).argmin())
+        steps = int(batch["valid"][i].sum())
+        rows = slice(row + 1 - steps, row + 1)
+        np.testing.assert_array_equal(batch["actions"][i, -steps:], trajectories.actions[rows])
+        np.testing.assert_allclose(batch["returns_to_go"][i, -steps:, 0], trajectories.returns_to_go[rows], rtol=1e-4)
 
 
 def test_every_benchmark_is_described():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from dtrl.bench.paper_loop import PaperLoop
 from dtrl.bench.peers import ACTION_WIDTH, OBSERVATION_WIDTH
 from dtrl.bench.timing import compare, document, interleaved, table, temporarily
 from dtrl.trajectories import Trajectories, load_trajectories
@@ -20,7 +21,7 @@ __all__ = ["run", "table"]
 
 DATASET = "bench/hopper-shaped-v0"
 BATCH_SIZE, CONTEXT_LENGTH = 64, 20
-ITERATE, SAMPLE = "minari, iterate_episodes", "minari, sample_episodes"
+ITERATE, SAMPLE, PAPER = "minari, iterate_episodes", "minari, sample_episodes", "the paper's loop"
 FIRST, LATER, READ, DRAW = "first load", "second load", "second load, all read", "a batch of windows"
 
 
@@ -52,21 +53,23 @@ def run(repetitions: int = 5, episodes: int = 1_000, steps: int = 1_000) -> dict
             },
             repetitions,
         )
-        dataset, windows = MinariDataset(path), Windows(load_trajectories(path), CONTEXT_LENGTH, BATCH_SIZE)
+        trajectories = load_trajectories(path)
+        dataset, windows = MinariDataset(path), Windows(trajectories, CONTEXT_LENGTH, BATCH_SIZE)
+        paper = PaperLoop(trajectories, CONTEXT_LENGTH, BATCH_SIZE)
         updates = iter(range(10**9))
         count = min(BATCH_SIZE, episodes)
         draws = interleaved(
             {
                 SAMPLE: lambda: lambda: dataset.sample_episodes(count),
+                PAPER: lambda: paper.batch,
                 DRAW: lambda: lambda: windows.batch(next(updates)),
             },
             4 * repetitions,
         )
     work = f"loading {episodes * steps:,} steps in {episodes:,} episodes"
     results = [compare(work, loads, ours, ITERATE) for ours in (FIRST, LATER, READ)]
-    results.append(
-        compare(f"drawing from {episodes * steps:,} steps", draws, DRAW, SAMPLE, windows=BATCH_SIZE, episodes=count)
-    )
+    work = f"drawing from {episodes * steps:,} steps"
+    results += [compare(work, draws, DRAW, peer, windows=BATCH_SIZE, episodes=count) for peer in (SAMPLE, PAPER)]
     return document("loading", {"repetitions": repetitions, "episodes": episodes, "steps": steps}, results)
 
 

@@ -1,6 +1,7 @@
 """One gradient update of the paper's Hopper model: batch, forward, backward, clipping, AdamW; dtrl's trainer against transformers' model."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dtrl.bench import timing
 from dtrl.bench.peers import ACTION_WIDTH, MAX_TIMESTEP, OBSERVATION_WIDTH, RETURN_SCALE, hopper_model
-from dtrl.bench.timing import compare, document, interleaved, table, torch_threads
+from dtrl.bench.timing import LOW, compare, document, interleaved, torch_threads
 from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.training.trainer import Trainer
 from dtrl.trajectories import Trajectories
@@ -23,25 +25,57 @@ BATCH_SIZE, CONTEXT_LENGTH = 64, 20
 LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 1e-4, 0.25
 """The paper's [Chen et al. 2021, table 8]."""
 OUR_BATCHES, COLLATOR = "transformers, batches by dtrl", "transformers, documented collator"
-GOAL = 2.0
+GOAL = 2.5
+BF16, BATCH, BF16_GOAL = "dtrl, bf16", "a batch of windows", 5.0
 
 
-def run(repetitions: int = 50, threads: int = 2, episodes: int = 200) -> dict[str, Any]:
-    """Both are in training mode with dropout 0.1 and use torch's fused AdamW, as transformers' Trainer does by default."""
+def run(repetitions: int = 50, threads: int = 2, episodes: int = 200, bf16: int = 0) -> dict[str, Any]:
+    """Both are in training mode with dropout 0.1 and use torch's fused AdamW, as transformers' Trainer does by default. With `bf16`, dtrl's update under
+    autocast too, beside the same peer in fp32."""
     trajectories = hopper_shaped(episodes)
+    precisions = {"dtrl": "fp32", **({BF16: "bf16"} if bf16 else {})}
     with torch_threads(threads):
-        updates = {
-            "dtrl": dtrl_update(trajectories),
+        trainers = {name: make_trainer(trajectories, precision) for name, precision in precisions.items()}
+        numbers = itertools.count(1)
+        jobs: dict[str, Callable[[], object]] = {
+            **{name: updates_of(trainer) for name, trainer in trainers.items()},
             OUR_BATCHES: peer_update(dtrl_batches(trajectories)),
             COLLATOR: peer_update(Collator(trajectories)),
+            BATCH: lambda: trainers["dtrl"].batch(next(numbers)),
         }
-        times = interleaved({name: partial(always, update) for name, update in updates.items()}, repetitions, warm_up=3)
+        times = interleaved({name: partial(always, job) for name, job in jobs.items()}, repetitions, warm_up=3)
+        used = {name: utilization(trainer, times[name], times[BATCH]) for name, trainer in trainers.items()}
     work = f"training, an update of {BATCH_SIZE} windows, K = {CONTEXT_LENGTH}, {threads} thread{'s' if threads > 1 else ''}"
-    results = [
-        compare(work, times, "dtrl", peer, goal, threads=threads)
-        for peer, goal in ((OUR_BATCHES, GOAL), (COLLATOR, None))
-    ]
-    return document("training", {"repetitions": repetitions, "threads": threads, "episodes": episodes}, results)
+    rows = [("dtrl", OUR_BATCHES, GOAL), ("dtrl", COLLATOR, None), *([(BF16, OUR_BATCHES, BF16_GOAL)] if bf16 else [])]
+    results = [compare(work, times, ours, peer, goal, threads=threads, **used[ours]) for ours, peer, goal in rows]
+    options = {"repetitions": repetitions, "threads": threads, "episodes": episodes, "bf16": bf16}
+    return document("training", options, results)
+
+
+def utilization(
+    trainer: Trainer, update_seconds: npt.NDArray[np.float64], batch_seconds: npt.NDArray[np.float64]
+) -> dict[str, float]:
+    """What an update needs of the hardware and what it gets, and the share of it that drawing and cutting its windows takes."""
+    flops, flops_per_second = trainer.hardware()
+    update, batch = (float(np.percentile(seconds, LOW)) for seconds in (update_seconds, batch_seconds))
+    return {
+        "model_flops": flops,
+        "matmul_flops_per_second": flops_per_second,
+        "model_flops_utilization": flops / update / flops_per_second,
+        "batch_share": batch / update,
+    }
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The document as text."""
+    lines = {
+        row[
+            "dtrl"
+        ]: f"{row['dtrl']}: {row['model_flops'] / 1e9:.3g} GFLOP an update; matrix products run at {row['matmul_flops_per_second'] / 1e9:.3g} GFLOP/s "
+        f"here; model FLOPs utilisation {row['model_flops_utilization']:.1%}; drawing and cutting the batch is {row['batch_share']:.2%} of an update"
+        for row in document["results"]
+    }
+    return "\n".join([timing.table(document), "", *lines.values()])
 
 
 def always(update: Callable[[], object]) -> Callable[[], object]:
@@ -69,7 +103,7 @@ def hopper_shaped(episodes: int) -> Trajectories:
     )
 
 
-def dtrl_update(trajectories: Trajectories) -> Callable[[], object]:
+def make_trainer(trajectories: Trajectories, precision: str) -> Trainer:
     model = ModelConfig(context_length=CONTEXT_LENGTH, max_timestep=MAX_TIMESTEP, return_scale=RETURN_SCALE)
     config = TrainingConfig(
         updates=10**6,
@@ -78,11 +112,16 @@ def dtrl_update(trajectories: Trajectories) -> Callable[[], object]:
         weight_decay=WEIGHT_DECAY,
         gradient_clip=CLIP,
         device="cpu",
+        precision=precision,
     )
     trainer = Trainer(trajectories, model, config, None, False)
     trainer.model.train()
-    updates = iter(range(1, config.updates))
-    return lambda: trainer.update(next(updates))
+    return trainer
+
+
+def updates_of(trainer: Trainer) -> Callable[[], object]:
+    numbers = itertools.count(1)
+    return lambda: trainer.update(next(numbers))
 
 
 Inputs = dict[str, Tensor]

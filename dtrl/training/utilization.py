@@ -37,22 +37,24 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 @lru_cache
 def _matmul_rate(device: torch.device, dtype: torch.dtype, threads: int, budget_seconds: float = 0.2) -> float:
-    size, spent, fastest = SMALLEST, 0.0, 0.0
-    while True:
+    begun, size, fastest = time.perf_counter(), SMALLEST, 0.0
+    while fastest == 0 or time.perf_counter() - begun < budget_seconds:
         matrix = torch.ones(size, size, device=device, dtype=dtype)
         torch.mm(matrix, matrix)  # a library's first call of a size is not the rate that it keeps
-        for _ in range(3):
-            synchronize(device)
-            started = time.perf_counter()
-            torch.mm(matrix, matrix)
-            synchronize(device)
-            taken = time.perf_counter() - started
-            fastest = max(fastest, 2 * size**3 / taken)
-            spent += taken
-        larger = 4 * 8 * taken  # four products, of eight times the work each
-        if size == LARGEST or spent + larger > budget_seconds:
-            return fastest
-        size *= 2
+        seconds = [time_of_product(matrix) for _ in range(4)]
+        fastest = max(fastest, 2 * size**3 / min(seconds))
+        next_size_seconds = 5 * 8 * min(seconds)  # five products, of eight times the work each
+        if size < LARGEST and time.perf_counter() - begun + next_size_seconds < budget_seconds:
+            size *= 2
+    return fastest
+
+
+def time_of_product(matrix: torch.Tensor) -> float:
+    synchronize(matrix.device)
+    started = time.perf_counter()
+    torch.mm(matrix, matrix)
+    synchronize(matrix.device)
+    return time.perf_counter() - started
 
 
 def synchronize(device: torch.device) -> None:
