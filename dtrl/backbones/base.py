@@ -14,8 +14,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "gelu": gelu_tanh}
-"""Of a fresh product, which they may overwrite: a new tensor of a relu's size costs more than the relu."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "gelu": gelu_tanh}
 
 
 class Backbone(nn.Module, ABC):

@@ -8,7 +8,7 @@ import torch
 from dtrl.config import TrainingConfig
 from dtrl.errors import InputError
 from dtrl.sequence_model import SequenceModel
-from dtrl.training.utilization import matmul_rate
+from dtrl.training.hardware import matmul_rate
 from dtrl.windows import ResidentWindows, Windows
 
 

@@ -24,6 +24,7 @@ from dtrl.errors import InputError
 from dtrl.files import cannot_write, write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.training.checkpoint import UNFINISHED, load_checkpoint, newest_good_checkpoint, save_checkpoint
+from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.logging import PROGRESS, RunLogger
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
@@ -35,7 +36,6 @@ from dtrl.training.optimization import (
     resident_windows,
 )
 from dtrl.training.update import CapturedUpdate, Update
-from dtrl.training.utilization import matmul_rate, update_flops
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Batch, Windows
 

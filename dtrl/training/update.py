@@ -41,7 +41,11 @@ class Update:
         value = sum_of([part.total.detach() for part in parts]) / weight
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], weight)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
-        fields = [sum_of(list(sums)) for name in parts[0].by_field for sums in zip(*(p.by_field[name] for p in parts))]  # noqa: B905
+        fields = [
+            sum_of(sums)
+            for name in parts[0].by_field
+            for sums in zip(*(part.by_field[name] for part in parts), strict=True)
+        ]
         return torch.stack([x.float() for x in (value, norm, *fields)])
 
     def follow(self, rate: float) -> None:
@@ -93,8 +97,8 @@ class CapturedUpdate:
     def whole(self) -> Tensor:
         """What is captured."""
         measures = self.update.gradients(self.windows.gather(self.starts))
-        finite = measures[:2].isfinite().all()
-        self.failed.copy_(torch.where(finite, self.failed, 1.0))
+        failed = ~measures[:2].isfinite().all()
+        self.failed.copy_(torch.maximum(self.failed, failed.float()))
         self.update.optimizer.step()
         return measures
 

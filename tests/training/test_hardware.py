@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dtrl.config import ModelConfig, TrainingConfig
+from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.trainer import Trainer
-from dtrl.training.utilization import matmul_rate, update_flops
 
 STEPS, ROWS = 4, 8
 
