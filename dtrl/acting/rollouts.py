@@ -29,8 +29,8 @@ Env = str | Callable[[], gymnasium.Env[Any, Any]]
 """An id, an EnvSpec in JSON, or a function that makes one environment."""
 MAX_ENVS = 64
 """Default number of rows of a vector environment: enough for the model to be efficient, few enough for a laptop."""
-AUTO_STEP_SECONDS = 200e-6
-"""From which cost of a step on `env_workers="auto"` starts workers."""
+AUTO_STEP_SECONDS = 5e-3
+"""`env_workers="auto"` starts workers where a step of all rows takes so long: halved, it pays for their start, of some second, within 1,000 steps."""
 AUTO_STEPS, AUTO_SECONDS = 200, 0.2
 """At most so long it measures."""
 
@@ -61,7 +61,7 @@ def rollout(
         )
     check_workers(env_workers)
     timing, plan = timing or Timing(), Plan(episodes, on_episode)
-    with ExitStack() as stack, timing.adding("wall_seconds"):
+    with timing.adding("wall_seconds"), ExitStack() as stack:
         if isinstance(env, VectorEnv):
             if env_workers:
                 raise InputError(
@@ -155,7 +155,7 @@ def check_workers(env_workers: int | str) -> None:
 
 
 def auto_workers(env: "gymnasium.Env[Any, Any]", rows: int) -> int:
-    """As many workers as there are cores for, where a step of random actions takes `AUTO_STEP_SECONDS` or more; else, or where random actions fail, 0."""
+    """As many workers as there are cores for, where random actions take `AUTO_STEP_SECONDS` for all rows; else, or where these fail, 0."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if min(cores, rows) < 2:
         return 0
@@ -171,7 +171,7 @@ def auto_workers(env: "gymnasium.Env[Any, Any]", rows: int) -> int:
         taken = (time.perf_counter() - started) / steps
     except Exception:  # such as an action that a mask forbids; a real fault shows again when it plays
         return 0
-    return min(cores, rows) if taken >= AUTO_STEP_SECONDS else 0
+    return min(cores, rows) if rows * taken >= AUTO_STEP_SECONDS else 0
 
 
 def seen_by(policy: Actor, vector: "VectorEnv[Any, Any, Any]", observation: str | None) -> tuple[str | int, ...]:
