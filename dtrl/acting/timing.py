@@ -31,7 +31,7 @@ class Timing:
         """One line for a reader."""
         where = ""
         if self.env_workers:
-            where = f" in {self.env_workers} worker{'s' if self.env_workers > 1 else ''}, {self.waited_seconds:.1f} s of them waited for"
+            where = f" in {self.env_workers} worker{'s' if self.env_workers > 1 else ''}, this process waited {self.waited_seconds:.1f} s"
         return (
             f"environment {self.env_seconds:.1f} s{where}; model {self.model_seconds:.1f} s; {self.steps:,} steps in {self.wall_seconds:.1f} s, "
             f"{self.steps_per_second:,.0f} steps/s"
