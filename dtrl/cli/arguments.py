@@ -145,7 +145,11 @@ def add_workers(parser: Any) -> None:
 
 
 def number_or_auto(text: str) -> int | str:
-    return text if text == "auto" else int(text)
+    if text == "auto":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of processes from 0 nor auto")
+    return int(text)
 
 
 def add_modules(parser: argparse.ArgumentParser) -> None:

@@ -192,6 +192,19 @@ def test_wrong_arguments_are_refused_before_a_process_starts(policy_for, scripte
         rollout(policy_for(), **{"env": scripted_env, "episodes": EPISODES, "env_workers": 2, **arguments})
 
 
+def test_environments_that_differ_are_refused(policy_for, scripted_env):
+    made = []
+
+    def make():
+        made.append(scripted_env())
+        if len(made) == 3:
+            made[-1].action_space = spaces.Discrete(4)
+        return made[-1]
+
+    with pytest.raises(InputError, match=r"^environment 1 has the spaces Box[^\n]+a function that makes all alike\.$"):
+        rollout(policy_for(), make, EPISODES[:2], env_workers=1)
+
+
 def test_what_cannot_be_sent_to_a_process_is_refused(policy_for, scripted_env):
     lock = threading.Lock()
     with pytest.raises(InputError, match=r"cannot be sent to a worker process[^\n]+use 0 env workers\.$"):
