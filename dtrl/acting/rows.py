@@ -111,7 +111,8 @@ class Rows:
             )
         if self.workers is not None:
             resets = {row: self.seed_of(row) for row in np.flatnonzero(self.skipped).tolist()}
-            self.workers.step_async(flatten(self.policy.action_space, self.actions), resets)
+            with self.waiting():  # a message may give the core to a worker at once
+                self.workers.step_async(flatten(self.policy.action_space, self.actions), resets)
 
     def take(self) -> None:
         """Wait for the step, write it down, and give the rows that finished their next episodes."""
