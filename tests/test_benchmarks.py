@@ -17,6 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "acting": {"repetitions": 1, "envs": 2, "threads": 1, "context_length": 20, "engines": 1, "aoti": 0},
     "training": {"repetitions": 1, "threads": 1, "episodes": 3, "bf16": 0},
+    "rollouts": {
+        "repetitions": 1,
+        "steps": 3,
+        "max_envs": 8,
+        "envs": 2,
+        "microseconds": 10,
+        "workers": 2,
+        "threads": 1,
+        "cuda": 0,
+    },
     "loading": {"repetitions": 1, "episodes": 5, "steps": 20},
     "recording": {"repetitions": 1, "steps": 50},
     "memory": {"episodes": 500, "steps": 50, "megabytes": 2, "updates": 2},

@@ -10,17 +10,20 @@ if TYPE_CHECKING:
     from dtrl.acting.environments import make_environment
     from dtrl.acting.exported import ExportedPolicy
     from dtrl.acting.policy import Policy
-    from dtrl.acting.rollouts import Episode, rollout
+    from dtrl.acting.rollouts import rollout
+    from dtrl.acting.rows import Episode
     from dtrl.acting.runs import load_policy
     from dtrl.acting.state import PolicyState
+    from dtrl.acting.timing import Timing
 
 HOMES = {
     "Actor": "actor",
     "CONTEXTS": "context",
-    "Episode": "rollouts",
+    "Episode": "rows",
     "ExportedPolicy": "exported",
     "Policy": "policy",
     "PolicyState": "state",
+    "Timing": "timing",
     "load_policy": "runs",
     "make_environment": "environments",
     "rollout": "rollouts",
@@ -34,6 +37,7 @@ __all__ = [
     "ExportedPolicy",
     "Policy",
     "PolicyState",
+    "Timing",
     "load_policy",
     "make_environment",
     "rollout",

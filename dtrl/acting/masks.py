@@ -39,14 +39,14 @@ class MaskReader:
         masks = descend(observations, self.keys)
         return self.stacked(list(zip(*masks, strict=True)) if isinstance(masks, tuple) else masks, np.ones(rows, bool))
 
-    def read_one(self, observation: Any, info: Mapping[str, Any]) -> Masks | None:
-        """(1, n) of a single environment."""
+    def read_one(self, observation: Any, info: Mapping[str, Any], number: int = 0) -> Masks | None:
+        """(1, n) of a single environment, which errors name by its number."""
         one = {ACTION_MASK: [info[ACTION_MASK]]} if ACTION_MASK in info else {}
         if self.keys is not None and not one:
             one = {ACTION_MASK: [descend(observation, self.keys)]}
-        return self.read(None, one, 1) if one else None
+        return self.stacked(one[ACTION_MASK], np.ones(1, dtype=bool), number) if one else None
 
-    def stacked(self, masks: Any, given: Masks) -> Masks:
+    def stacked(self, masks: Any, given: Masks, first: int = 0) -> Masks:
         if self.size is None:
             raise InputError(
                 "the environment gives action masks, which are for one Discrete, MultiDiscrete or MultiBinary action; this policy acts otherwise."
@@ -58,7 +58,7 @@ class MaskReader:
             mask = flat(masks[row])
             if len(mask) != self.size:
                 raise InputError(
-                    f"the action mask of environment {row} has {len(mask)} entries, and its action has {self.size}: give one for each value, and those "
+                    f"the action mask of environment {first + row} has {len(mask)} entries, and its action has {self.size}: give one for each value, and those "
                     "of several choices end to end."
                 )
             out[row] = mask

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dtrl: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"dtrl: {error or 'interrupted.'}", file=sys.stderr)
+        print(f"dtrl: {str(error) or 'interrupted.'}", file=sys.stderr)
         return 128 + int(getattr(error, "number", 2))
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         sys.stderr.close()

@@ -132,6 +132,26 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE as JSON")
 
 
+def add_workers(parser: Any) -> None:
+    """`--env-workers`, for a verb that evaluates."""
+    parser.add_argument(
+        "--env-workers",
+        type=number_or_auto,
+        default=0,
+        metavar="N",
+        help="processes that step the environments while the model computes; auto: one a core where a step is slow enough for that to pay "
+        "(default: 0, this process)",
+    )
+
+
+def number_or_auto(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of processes from 0 nor auto")
+    return int(text)
+
+
 def add_modules(parser: argparse.ArgumentParser) -> None:
     """`--import MODULE`, for a verb that makes environments; `main` imports the modules before the verb runs."""
     parser.add_argument(

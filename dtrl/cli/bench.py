@@ -1,4 +1,4 @@
-"""`dtrl bench acting | training | loading | recording | memory`."""
+"""`dtrl bench acting | rollouts | training | loading | recording | memory`."""
 
 import argparse
 import inspect
@@ -8,6 +8,7 @@ from dtrl.cli.arguments import add_json, write_json
 
 WORK = {
     "acting": "one action, and a vector environment's, against transformers' Decision Transformer",
+    "rollouts": "evaluating in many environments, with and without worker processes, against Gymnasium's vector environments",
     "training": "one gradient update against transformers' Decision Transformer",
     "loading": "loading a dataset and drawing a batch against Minari",
     "recording": "recording an environment against Minari's DataCollector",

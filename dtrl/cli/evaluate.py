@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags, add_json, add_modules, given
+from dtrl.cli.arguments import add_flags, add_json, add_modules, add_workers, given
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
 
@@ -34,6 +34,7 @@ def add_parser(verbs: Any) -> None:
         metavar="N",
         help="rows of the vector environment (default: as many as episodes, at most 64)",
     )
+    add_workers(parser)
     parser.add_argument("--env", metavar="ID", help="another environment with the same spaces (default: the data's)")
     parser.add_argument(
         "--observation",
@@ -88,9 +89,12 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.num_envs,
         env=arguments.env,
         observation=arguments.observation,
+        env_workers=arguments.env_workers,
         progress=True,
     )
     print(report.table())
+    if report.timing is not None:
+        print(report.timing.text())
     if arguments.json is not None:
         report.to_json(arguments.json)
     if arguments.plot is not None:

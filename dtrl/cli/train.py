@@ -10,6 +10,7 @@ from dtrl.cli.arguments import (
     add_flags,
     add_json,
     add_modules,
+    add_workers,
     given,
     load,
     names_of,
@@ -82,6 +83,7 @@ def add_parser(verbs: Any) -> None:
         metavar="INT",
         help="episodes for each target; 0 never evaluates (default: 10)",
     )
+    add_workers(group)
     group.add_argument(
         "--target-returns",
         type=float,
@@ -108,6 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
                 arguments.eval_episodes,
                 arguments.eval_every,
                 settings.get("seed", 0),
+                env_workers=arguments.env_workers,
             )
         )
     policy = train(

@@ -1,9 +1,6 @@
 """The episodes of a recipe's behaviours, played by one process or by several; the same either way."""
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +16,7 @@ from dtrl.collect.episodes import check_finite, to_bytes
 from dtrl.collect.recipes import Recipe
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
+from dtrl.processes import follow_parent
 from dtrl.registration import import_modules
 
 PIECES = 50
@@ -159,15 +157,7 @@ _player: list[Callable[[], Player]] = []
 
 def begin(recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], modules: Sequence[str]) -> None:
     """First thing in a spawned process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends it
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)  # the first process was killed, and could not end this one
-
-    threading.Thread(target=follow, daemon=True).start()
+    follow_parent()
 
     @cache
     def player() -> Player:

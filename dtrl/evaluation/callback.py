@@ -43,6 +43,7 @@ class EvaluationCallback:
         every: int = 0,
         seed: int = 0,
         env: Any = None,
+        env_workers: int | str = 0,
     ) -> None:
         quantiles = np.quantile(trajectories.episode_returns, DEFAULT_QUANTILES)
         self.targets = (
@@ -56,6 +57,7 @@ class EvaluationCallback:
             )
         self.data_returns = trajectories.episode_returns
         self.episodes, self.every, self.seed, self.env = episodes, every, seed, env
+        self.env_workers = env_workers
         self.history: list[tuple[int, Report]] = []
         self.unavailable = False
 
@@ -70,7 +72,9 @@ class EvaluationCallback:
 
     def evaluate(self, event: TrainingEvent) -> None:
         try:
-            report = evaluate(event.policy, self.targets, self.episodes, self.seed, env=self.env)
+            report = evaluate(
+                event.policy, self.targets, self.episodes, self.seed, env=self.env, env_workers=self.env_workers
+            )
         except InputError as error:
             if event.kind == "update" or self.history:
                 raise
@@ -109,6 +113,9 @@ def scalars(report: Report) -> dict[str, float]:
         if score is not None:
             out[f"eval/score@{target.target_return:.6g}"] = score
     out["eval/mean_absolute_gap"] = float(np.mean([abs(t.mean - t.target_return) for t in report.targets]))
+    if report.timing is not None:
+        out["eval/env_seconds"], out["eval/model_seconds"] = report.timing.env_seconds, report.timing.model_seconds
+        out["eval/steps_per_second"] = report.timing.steps_per_second
     if report.rank_correlation is not None:
         out["eval/rank_correlation"] = report.rank_correlation
     return out

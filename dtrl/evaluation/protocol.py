@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from dtrl.acting import Actor, Episode, rollout
+from dtrl.acting import Actor, Episode, Timing, rollout
 from dtrl.acting.environments import environment_id
 from dtrl.errors import InputError
 from dtrl.evaluation.references import reference_for
@@ -27,13 +27,14 @@ def evaluate(
     env: "str | Callable[[], gymnasium.Env[Any, Any]] | VectorEnv[Any, Any, Any] | None" = None,
     deterministic: bool | None = None,
     observation: str | None = None,
+    env_workers: int | str = 0,
     progress: bool = False,
 ) -> Report:
     """Play `episodes` episodes for each target return, all targets together as rows of one vector environment.
 
     Episode i has the same seed for every target, so targets are compared on the same starts. Without `target_returns`, the policy's own (from its
-    data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env` and `observation` as in
-    `rollout`."""
+    data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env`, `observation` and
+    `env_workers` as in `rollout`."""
     return play(
         policy,
         target_returns,
@@ -43,6 +44,7 @@ def evaluate(
         env=env,
         deterministic=deterministic,
         observation=observation,
+        env_workers=env_workers,
         progress=progress,
     )[0]
 
@@ -57,6 +59,7 @@ def play(
     env: Any = None,
     deterministic: bool | None = None,
     observation: str | None = None,
+    env_workers: int | str = 0,
     progress: bool = False,
 ) -> tuple[Report, Trajectories]:
     """`evaluate`, with the trajectories it played: target by target, episode by episode."""
@@ -76,6 +79,7 @@ def play(
         )
     seeds = np.random.default_rng([seed, 0]).integers(2**31, size=episodes)
     plan = [Episode(target, int(s)) for target in targets for s in seeds]
+    timing = Timing()
     from tqdm import tqdm
 
     with tqdm(
@@ -89,7 +93,9 @@ def play(
             num_envs=num_envs,
             deterministic=greedy,
             observation=observation,
+            env_workers=env_workers,
             on_episode=lambda _: bar.update(),
+            timing=timing,
         )
     returns, lengths = played.episode_returns, played.episode_lengths
     results = [
@@ -116,5 +122,6 @@ def play(
             "updates": policy.updates,
             "preset": policy.config.preset,
         },
+        timing=timing,
     )
     return report, played

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrl.acting.timing import Timing
 from dtrl.errors import InputError
 from dtrl.evaluation.references import Reference
 from dtrl.evaluation.statistics import Values, interquartile_mean, mean_ci95, normalized, rank_correlation
@@ -81,6 +82,8 @@ class Report:
     """The scale of normalised scores; None when neither the dataset nor dtrl knows one."""
     settings: dict[str, Any] = field(default_factory=dict)
     """How actions were chosen (context, decoding, …), as plain JSON values."""
+    timing: Timing | None = field(default=None, compare=False)
+    """Where the time went. It differs from run to run, so reports are equal without it."""
 
     @property
     def rank_correlation(self) -> float | None:
@@ -88,7 +91,8 @@ class Report:
         return rank_correlation([t.target_return for t in self.targets], [t.mean for t in self.targets])
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain JSON values. A number that is not finite becomes None: JSON has no NaN."""
+        """The report as plain JSON values, without its timing: the same for the same evaluation. A number that is not finite becomes None: JSON has no
+        NaN."""
         value = {
             "dataset": self.dataset,
             "env": self.env,
@@ -116,8 +120,9 @@ class Report:
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
-        """Write `to_dict` to `path`, whole or not at all; makes missing folders. Raises InputError where it can't."""
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        """Write `to_dict` and the timing to `path`, whole or not at all; makes missing folders. Raises InputError where it can't."""
+        timing = {} if self.timing is None else {"timing": asdict(self.timing)}
+        text = json.dumps({**self.to_dict(), **timing}, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
         write_atomically(path, lambda stream: stream.write(text.encode()))
 
     @staticmethod
@@ -226,4 +231,5 @@ def _report(value: dict[str, Any]) -> Report:
         ],
         reference=None if value["reference"] is None else Reference(**value["reference"]),
         settings=value["settings"],
+        timing=Timing(**value["timing"]) if "timing" in value else None,
     )

@@ -78,11 +78,13 @@ def test_every_verb_that_makes_environments_takes_a_module(rooms):
         "datasets make room.toml --jobs 2 --import own_rooms",
         "datasets reference OwnRoom-v0 --episodes 2 --import own_rooms --import json",
         "train tests/room-v0 --logdir run --updates 2 --eval-episodes 1 --context-length 2 --width 16 --import own_rooms",
-        "evaluate run --target-returns -5 --episodes 1 --json result.json --import own_rooms",
+        "evaluate run --target-returns -5 --episodes 1 --json result.json --import own_rooms --env-workers 1",
     ):
         done = dtrl(line)
         assert done.returncode == 0, done.stderr
-    assert json.loads((rooms / "result.json").read_text())["env"] == "OwnRoom-v0"
+    result = json.loads((rooms / "result.json").read_text())
+    assert (result["env"], result["timing"]["env_workers"]) == ("OwnRoom-v0", 1)
+    assert "environment 0.0 s in 1 worker, this process waited" in done.stdout
     done = dtrl("evaluate run --target-returns -5 --episodes 1")
     assert done.returncode == 2
     assert (
@@ -130,3 +132,15 @@ def test_the_flag_is_absent_where_no_environment_is_made(capsys):
     with pytest.raises(SystemExit):
         main(["datasets", "list", "--import", "own_rooms"])
     assert "unrecognized arguments: --import own_rooms" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["-1", "2.5", "many"])
+def test_a_wrong_number_of_workers_is_one_sentence(capsys, value):
+    with pytest.raises(SystemExit) as caught:
+        main(["evaluate", "run", "--env-workers", value])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"dtrl evaluate: argument --env-workers: '{value}' is neither a number of processes from 0 nor auto;"
+    )
+    assert error.count("\n") == 1

@@ -1,5 +1,6 @@
 """Oracle: the design's JSON, read back with the standard library."""
 
+import dataclasses
 import json
 import math
 import os
@@ -9,7 +10,9 @@ import stat
 import numpy as np
 import pytest
 
+from dtrl.acting import Timing
 from dtrl.errors import InputError
+from dtrl.evaluation.callback import scalars
 from dtrl.evaluation.references import Reference
 from dtrl.evaluation.report import Report, TargetResult, write_atomically
 from dtrl.evaluation.statistics import mean_ci95
@@ -176,3 +179,30 @@ def test_the_table_says_what_it_cannot_know():
 
 def test_a_report_without_targets_still_has_a_table():
     assert "asked" in Report("d", "e", 0, 0, []).table()
+
+
+def test_the_timing_is_kept_beside_the_report_and_makes_no_difference(report, tmp_path):
+    timing = Timing(env_seconds=2.0, waited_seconds=0.5, model_seconds=1.5, wall_seconds=2.5, steps=5000, env_workers=2)
+    timed = dataclasses.replace(report, timing=timing)
+    assert timed == report
+    assert timed.to_dict() == report.to_dict()
+    timed.to_json(tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text())["timing"]
+    assert written == {
+        "env_seconds": 2.0,
+        "waited_seconds": 0.5,
+        "model_seconds": 1.5,
+        "wall_seconds": 2.5,
+        "steps": 5000,
+        "env_workers": 2,
+    }
+    assert Report.from_json(tmp_path / "report.json").timing == timing
+    logged = scalars(timed)
+    assert (logged["eval/env_seconds"], logged["eval/model_seconds"], logged["eval/steps_per_second"]) == (
+        2.0,
+        1.5,
+        2000,
+    )
+    assert timing.text() == (
+        "environment 2.0 s in 2 workers, this process waited 0.5 s; model 1.5 s; 5,000 steps in 2.5 s, 2,000 steps/s"
+    )
