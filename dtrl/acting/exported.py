@@ -13,6 +13,7 @@ from gymnasium import spaces
 from dtrl.acting.actor import Actor, inside
 from dtrl.acting.artefact import load_arrays, save_arrays
 from dtrl.acting.engines import ENGINES, Engine
+from dtrl.acting.engines.call import Call
 from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
 from dtrl.acting.engines.past import Past
 from dtrl.acting.engines.program import split
@@ -21,7 +22,7 @@ from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.spaces import check_space, choices_of, space_from_json
+from dtrl.spaces import check_space, choices_of, column_layout, space_from_json
 
 if TYPE_CHECKING:
     from dtrl.acting.policy import Policy
@@ -71,7 +72,8 @@ class ExportedPolicy(Actor):
 
         A policy with the context `window` is exported with `block`, which is as exact and keeps a cache. Raises InputError for an engine that is
         unknown or cannot run here, and for a model that it cannot express."""
-        from dtrl.acting.engines.exporting import decoders, describe, export_programs
+        from dtrl.acting.engines.exporting import FusedPast, decoders, describe, export_programs
+        from dtrl.backbones.cache import GivenPast
 
         if engine not in ENGINES:
             raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, list(ENGINES))}")
@@ -80,7 +82,9 @@ class ExportedPolicy(Actor):
         if policy.context == "window" and policy.model.backbone.memory:
             policy = policy.variant(context="block", context_length=policy.context_length)
         rows = 1 if rows is None and engine == "aoti" else rows
-        made = {name: ENGINES[engine].make(program) for name, program in export_programs(policy, rows).items()}
+        maker = ENGINES[engine]
+        programs = export_programs(policy, rows, FusedPast if maker.fused else GivenPast)
+        made = {name: maker.make(program) for name, program in programs.items()}
         document = {
             **policy.document(),
             "engine": engine,
@@ -138,16 +142,20 @@ class ExportedPolicy(Actor):
 
     # acting
 
-    def new_context(self, rows: int) -> Past | None:
+    def new_context(self, rows: int) -> "Call":
         if self.rows not in (None, rows):
             raise InputError(
                 f"this policy was exported for {self.rows} environment{'s' if self.rows > 1 else ''} at a time, and is asked for {rows}; use so many "
                 f"(--num-envs), or export it again with --num-envs {rows}."
             )
-        if self.past_shape is None:
-            return None
-        before = int(self.ages.sum())
-        return Past(rows, self.context, self.context_length, len(self.ages), before, self.width, self.past_shape)
+        past = None
+        if self.past_shape is not None:
+            before, count = int(self.ages.sum()), len(self.ages)
+            past = Past(rows, self.context, self.context_length, count, before, self.width, self.past_shape)
+        leaf_of = {**self.observed, **self.acted}
+        layouts = [column_layout(leaf_of[name].space) if name in leaf_of else ((), np.float32) for name in self.names]
+        values = [np.zeros((rows, 1, *shape), dtype) for shape, dtype in layouts]
+        return Call(self.engine, values, np.zeros((rows, 1, len(self.ages)), np.int64), past, self.band, self.rows)
 
     def choose_actions(
         self,
@@ -159,60 +167,22 @@ class ExportedPolicy(Actor):
     ) -> dict[str, Array]:
         if decoding.strategy == "sample" and not {"categorical", "one_hots"} & set(self.heads.values()):
             decoding.refuse_cuts()
-        given: dict[str, Array] = {"return": state.returns_to_go.astype(np.float32)}
-        given |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
-        before = {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
-        if first.any():  # nobody sees these, but what is no number hides from nobody
-            before = {
-                name: np.where(first.reshape(-1, *(1,) * (a.ndim - 1)), a.dtype.type(0), a)
-                for name, a in before.items()
-            }
-        given |= before
-        values = [np.ascontiguousarray(given[name][:, None]) for name in self.names]
-        timesteps = np.maximum(state.timesteps[:, None] - self.ages, 0)[:, None]
-        heads = self.forward(state.context, values, timesteps, first)
+        call: Call = state.context
+        begins = first.any()
+        for name, buffer in zip(self.names, call.values, strict=True):
+            if name in self.observed:
+                buffer[:, 0] = observations[self.observed[name].path]
+            elif name in self.acted:
+                buffer[:, 0] = state.actions[self.acted[name].path]
+                if begins:  # nobody sees these, but what is no number hides from nobody
+                    buffer[first] = 0
+            else:
+                buffer[:, 0] = state.returns_to_go
+        np.maximum(state.timesteps[:, None, None] - self.ages, 0, out=call.timesteps)
+        heads = call.forward(first)
         return {
             leaf.path: self.decide(name, heads[name], allowed, decoding, state) for name, leaf in self.acted.items()
         }
-
-    def forward(self, past: Any, values: list[Array], timesteps: Array, first: Masks) -> dict[str, list[Array]]:
-        """What the heads say, by field: (B, 1, …) each."""
-        run = self.engine.run
-        if past is None:
-            heads: dict[str, list[Array]] = run("step", values=values, timesteps=timesteps)["heads"]
-            return heads
-        base, over = past.begin(first)
-        if over.all():
-            out, which = run("embed", values=values, timesteps=timesteps), np.arange(len(over))
-        else:
-            out = run("step", values=values, timesteps=timesteps, **past.inputs(base, self.band))
-            which = np.flatnonzero(over)
-        if not len(which):
-            past.write(base, out["past"], out["tokens"])
-            found: dict[str, list[Array]] = out["heads"]
-            return found
-        return self.refill(past, base, which, out)
-
-    def refill(self, past: Past, base: Array, which: Array, out: Mapping[str, Any]) -> dict[str, list[Array]]:
-        """`forward` where the rows `which` have no room for the call, and the others took the step `out`."""
-        window = past.window(which, base, out["tokens"])
-        missing = (
-            0 if self.rows is None else self.rows - len(which)
-        )  # a fixed number of rows: the rest is computed in vain
-        whole = np.concatenate([window, np.zeros((missing, *window.shape[1:]), np.float32)])
-        anew = self.engine.run("refill", tokens=whole)
-        n = len(which)
-        if n < len(base):
-            rest = np.setdiff1d(np.arange(len(base)), which)
-            past.write(base, out["past"], out["tokens"], rest)
-        past.refill(which, window, anew["past"][:, :n])
-        if n == len(base):
-            return {name: [part[:n] for part in parts] for name, parts in anew["heads"].items()}
-        heads = {name: [part.copy() for part in parts] for name, parts in out["heads"].items()}
-        for name, parts in heads.items():
-            for part, new in zip(parts, anew["heads"][name], strict=True):
-                part[which] = new[:n]
-        return heads
 
     def decide(
         self,

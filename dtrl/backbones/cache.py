@@ -118,25 +118,30 @@ class GivenPast:
         """The keeper does that."""
 
     def attend(self, layer: int, query: Tensor, new: Tensor, mask: Tensor) -> Tensor:
-        """As `Cache.attend`, the past and the new apart: joining them would copy the past."""
+        """As `Cache.attend`, of what is given and what is new."""
         self.new.append(new)
-        key, value = new.chunk(2, dim=1)
+        return self.mix(query, new, None if self.keys_values is None else self.keys_values[layer], mask)
+
+    @staticmethod
+    def mix(query: Tensor, new: Tensor, past: Tensor | None, mask: Tensor) -> Tensor:
+        """(B, H, L, D/H) what queries take from the past and from the new, which stay apart: joining them would copy the past."""
         rows, heads, tokens, width = query.shape
+        key, value = new.chunk(2, dim=1)
         groups = heads // key.shape[1]
         if groups > 1:  # the queries that share a head stand below each other
             query = query.reshape(rows, heads // groups, groups * tokens, width)
             mask = mask.repeat(1, 1, groups, 1)
         query = query * (1 / math.sqrt(width))
-        scores = query @ key.transpose(-1, -2)
-        if self.keys_values is None:
-            mixed = (scores + mask).softmax(dim=-1) @ value
+        slots = 0 if past is None else past.shape[2]
+        scores = query @ key.transpose(-1, -2) + mask[..., slots:]
+        if past is None:
+            mixed = scores.softmax(dim=-1) @ value
         else:
-            past = self.keys_values[layer]
             old_key, old_value = past.chunk(2, dim=1)
-            scores = torch.cat([query @ old_key.transpose(-1, -2), scores], dim=-1)
-            weights = (scores + mask).softmax(dim=-1)
-            slots = past.shape[2]
-            mixed = weights[..., :slots] @ old_value + weights[..., slots:] @ value
+            old_scores = query @ old_key.transpose(-1, -2) + mask[..., :slots]
+            largest = torch.maximum(scores.amax(dim=-1, keepdim=True), old_scores.amax(dim=-1, keepdim=True))
+            old, new = (old_scores - largest).exp(), (scores - largest).exp()
+            mixed = (old @ old_value + new @ value) / (old.sum(dim=-1, keepdim=True) + new.sum(dim=-1, keepdim=True))
         return mixed.reshape(rows, heads, tokens, width)
 
 

@@ -11,16 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from dtrl.acting.engines.base import Array, Engine, Part, as_bytes, named, pick
+from dtrl.acting.engines.base import Engine, Part, Run, as_bytes, named, pick
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 OPTIONS = {"max_autotune": True, "freezing": True, "max_autotune_gemm_backends": "CPP,ATEN"}
-"""Kernels are chosen by timing them, and weights laid out for them."""
+OPTIONS["aot_inductor.allow_stack_allocation"] = True
+"""Kernels are chosen by timing them, weights laid out for them, and what lies between them is kept on the stack."""
 
 
 class AotiEngine(Engine):
@@ -69,17 +68,14 @@ class AotiEngine(Engine):
                     ) from error
             self.inputs[name], self.outputs[name] = document["inputs"], document["outputs"]
 
-    def run(self, name: str, **inputs: Any) -> Any:
+    def bind(self, name: str, **inputs: Any) -> Run:
+        import torch
+
         given = named(inputs)
         # the loader itself: the callable around it takes keywords apart in as much time as a small model needs
-        returned = self.runners[name].loader.run([tensor(given[key]) for key in self.inputs[name]])
-        return pick(self.outputs[name], [value.numpy() for value in returned])
-
-
-def tensor(value: Array) -> Any:
-    import torch
-
-    return torch.from_numpy(np.require(value, requirements=["C", "W"]))  # torch warns of arrays that are read-only
+        runner, nest = self.runners[name].loader.run, self.outputs[name]
+        tensors = [torch.from_numpy(given[key]) for key in self.inputs[name]]
+        return lambda: pick(nest, [value.numpy() for value in runner(tensors)])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What every engine offers. Neither this nor loading an engine's file needs what makes it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Part = tuple[dict[str, Any], dict[str, Array]]
 """A program as an engine keeps it: data for JSON, and arrays by name."""
+Run = Callable[[], Any]
+"""Gives a nest of dicts and lists of arrays."""
 
 
 class Engine(ABC):
     """Runs programs by name (`exporting` says what they are): arrays in, a nest of dicts and lists of arrays out."""
+
+    fused = False
+    """Whether it has the operation `dtrl.attend`."""
 
     @classmethod
     @abstractmethod
@@ -28,8 +33,13 @@ class Engine(ABC):
         """From what `make` gave, by the programs' names. Raises InputError, saying what to install, where it cannot run here."""
 
     @abstractmethod
+    def bind(self, name: str, **inputs: Any) -> Run:
+        """What runs the program on what the inputs hold when it is called. `values` is a list of arrays, every other input an array; each is writable and
+        lies in memory in order. The arrays of a result are overwritten by the next call."""
+
     def run(self, name: str, **inputs: Any) -> Any:
-        """`values` is a list of arrays, every other input an array; each lies in memory in order."""
+        """Bind and call."""
+        return self.bind(name, **inputs)()
 
 
 def as_bytes(data: bytes) -> Array:

@@ -44,12 +44,31 @@ ROWS, SLOTS = 2, 6
 """Sizes of the examples; torch.export takes 0 and 1 for constants."""
 
 
-class Step(nn.Module):
-    """`names` are the fields of a call in order; each input is (B, 1, …)."""
+@torch.library.custom_op("dtrl::attend", mutates_args=())
+def attend(query: Tensor, new: Tensor, past: Tensor | None, mask: Tensor) -> Tensor:
+    """`GivenPast.mix` as one operation, for an engine that has it (`Engine.fused`)."""
+    return GivenPast.mix(query, new, past, mask)
 
-    def __init__(self, model: SequenceModel, names: Sequence[str], acted: Sequence[str]) -> None:
+
+@attend.register_fake
+def _(query: Tensor, new: Tensor, past: Tensor | None, mask: Tensor) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+class FusedPast(GivenPast):
+    """A past whose attention is traced as one operation."""
+
+    mix = staticmethod(attend)
+
+
+class Step(nn.Module):
+    """`names` are the fields of a call in order; each input is (B, 1, …). `past` is `GivenPast`, or `FusedPast`."""
+
+    def __init__(
+        self, model: SequenceModel, names: Sequence[str], acted: Sequence[str], past: type[GivenPast] = GivenPast
+    ) -> None:
         super().__init__()
-        self.model, self.names, self.acted = model, list(names), list(acted)
+        self.model, self.names, self.acted, self.past = model, list(names), list(acted), past
 
     def forward(
         self,
@@ -60,7 +79,7 @@ class Step(nn.Module):
         past: Tensor | None = None,
     ) -> dict[str, Any]:
         x = self.embed(values, timesteps)
-        state = None if positions is None or mask is None else GivenPast(past, positions, mask)
+        state = None if positions is None or mask is None else self.past(past, positions, mask)
         return {**read(self.model, self.acted, x, state), "tokens": x}
 
     def embed(self, values: list[Tensor], timesteps: Tensor) -> Tensor:
@@ -78,14 +97,14 @@ class Refill(nn.Module):
     positions: Tensor
     mask: Tensor
 
-    def __init__(self, model: SequenceModel, acted: Sequence[str], length: int) -> None:
+    def __init__(self, model: SequenceModel, acted: Sequence[str], length: int, past: type[GivenPast]) -> None:
         super().__init__()
-        self.model, self.acted = model, list(acted)
+        self.model, self.acted, self.past = model, list(acted), past
         self.register_buffer("positions", torch.arange(length)[None])
         self.register_buffer("mask", torch.full((1, 1, length, length), -math.inf).triu(1))
 
     def forward(self, tokens: Tensor) -> dict[str, Any]:
-        return read(self.model, self.acted, tokens, GivenPast(None, self.positions, self.mask))
+        return read(self.model, self.acted, tokens, self.past(None, self.positions, self.mask))
 
 
 def read(model: SequenceModel, acted: Sequence[str], x: Tensor, state: GivenPast | None) -> dict[str, Any]:
@@ -151,7 +170,9 @@ def exportable(model: SequenceModel) -> SequenceModel:
     return model
 
 
-def export_programs(policy: "Policy", rows: int | None = None) -> dict[str, ExportedProgram]:
+def export_programs(
+    policy: "Policy", rows: int | None = None, past: type[GivenPast] = GivenPast
+) -> dict[str, ExportedProgram]:
     """The programs of a policy with a cached context, for any number of rows, or for `rows` alone.
 
     Raises InputError for a part that torch.export cannot trace."""
@@ -169,26 +190,28 @@ def export_programs(policy: "Policy", rows: int | None = None) -> dict[str, Expo
     ]
     inputs: dict[str, Any] = {"values": values, "timesteps": torch.zeros(batch, 1, tokens, dtype=torch.long)}
     dims: dict[str, Any] = {"values": [{0: b} for _ in values], "timesteps": {0: b}}
-    step = Step(model, names, list(policy.acted))
+    step = Step(model, names, list(policy.acted), past)
     if not model.backbone.memory:
         return {"step": trace(step, inputs, dims)}
     s = Dim("slots", min=2) if policy.context == "full" else None
     slots = SLOTS if s is not None else policy.context_length * tokens
-    past = {
+    memory = {
         "positions": torch.arange(slots, slots + tokens).repeat(batch, 1),
         "mask": torch.zeros(batch, 1, tokens, slots + tokens),
         "past": model.backbone.initial_state(batch, slots).keys_values,
     }
-    past_dims = {
+    memory_dims = {
         "positions": {0: b},
         "mask": {0: b, 3: s + tokens if s is not None else STATIC},
         "past": {1: b, 3: s or STATIC},
     }
-    programs = {"step": trace(step, inputs | past, dims | past_dims)}
+    programs = {"step": trace(step, inputs | memory, dims | memory_dims)}
     if policy.context == "block":
         kept = kept_steps(policy.context_length) * tokens - policy.tokens_after
         refill = torch.zeros(batch, kept, model.width)
-        programs["refill"] = trace(Refill(model, list(policy.acted), kept), {"tokens": refill}, {"tokens": {0: b}})
+        programs["refill"] = trace(
+            Refill(model, list(policy.acted), kept, past), {"tokens": refill}, {"tokens": {0: b}}
+        )
         programs["embed"] = trace(Embed(model, names, list(policy.acted)), inputs, dims)
     return programs
 
@@ -232,7 +255,7 @@ def as_document(program: ExportedProgram) -> tuple[dict[str, Any], dict[str, np.
         "constants": [n.name for n in constants],
         "nodes": [
             [
-                n.target.__name__ if not str(n.target).startswith("aten.") else str(n.target),
+                str(n.target) if isinstance(n.target, torch._ops.OpOverload) else n.target.__name__,
                 encode(n.args),
                 {key: encode(value) for key, value in n.kwargs.items() if key not in ignored},
             ]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dtrl.acting.engines.base import Engine, Part, named
+from dtrl.acting.engines.base import Engine, Part, Run, named
 from dtrl.acting.engines.program import OPERATIONS, Program
 from dtrl.errors import InputError
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 
 class NumpyEngine(Engine):
+    fused = True
+
     @classmethod
     def make(cls, program: "ExportedProgram") -> Part:
         from dtrl.acting.engines.exporting import as_document
@@ -27,5 +29,5 @@ class NumpyEngine(Engine):
     def __init__(self, parts: Mapping[str, Part]) -> None:
         self.programs = {name: Program(document, arrays) for name, (document, arrays) in parts.items()}
 
-    def run(self, name: str, **inputs: Any) -> Any:
-        return self.programs[name](**named(inputs))
+    def bind(self, name: str, **inputs: Any) -> Run:
+        return self.programs[name].bind(**named(inputs))

@@ -6,9 +6,10 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dtrl.acting.engines.base import Engine, Part, as_bytes, named, pick
+from dtrl.acting.engines.base import Array, Engine, Part, Run, as_bytes, named, pick
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +70,33 @@ class OnnxEngine(Engine):
         self.inputs = {name: [i.name for i in session.get_inputs()] for name, session in self.sessions.items()}
         self.outputs = {name: document["outputs"] for name, (document, _) in parts.items()}
 
+    def bind(self, name: str, **inputs: Any) -> Run:
+        session, given = self.sessions[name], named(inputs)
+        binding = session.io_binding()
+        for key in self.inputs[name]:
+            value = given[key]
+            binding.bind_input(key, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        # the shapes of the results are known after a first run
+        results = session.run(None, {key: given[key] for key in self.inputs[name]})
+        for output, result in zip(session.get_outputs(), results, strict=True):
+            binding.bind_output(output.name, "cpu", 0, result.dtype, result.shape, result.ctypes.data)
+        return Bound(session, binding, given, pick(self.outputs[name], results))
+
     def run(self, name: str, **inputs: Any) -> Any:
         given = named(inputs)
         values = self.sessions[name].run(None, {key: given[key] for key in self.inputs[name]})
         return pick(self.outputs[name], values)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A session whose inputs and results lie in memory that is kept here."""
+
+    session: Any
+    binding: Any
+    inputs: dict[str, Array]
+    results: Any
+
+    def __call__(self) -> Any:
+        self.session.run_with_iobinding(self.binding)
+        return self.results

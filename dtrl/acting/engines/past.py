@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 FIRST_SLOTS = 64
 """Slots to begin with where they grow (context `full`): a step costs as much as the slots there are, and they double when they are full."""
 
+NOBODY = np.zeros(0, dtype=np.int64)
+
 
 class Past:
     """`shape` is (layers, 2 · H_kv, D/H) of keys and values; `kind` block, banded or full; `length` the context's K steps."""
@@ -28,22 +30,28 @@ class Past:
         slots = min(FIRST_SLOTS, self.capacity) if kind == "full" else self.capacity
         layers, heads, head_width = shape
         self.keys_values = np.zeros((layers, rows, heads, slots, head_width), np.float32)
+        self.positions = np.zeros((rows, tokens), np.int64)
+        self.mask = np.zeros((rows, 1, tokens, slots + tokens), np.float32)
+        self.in_order = np.arange(tokens)
         self.lengths = np.zeros(rows, dtype=np.int64)
         """(B,) tokens since the beginning of the episode, or of the context where it refills."""
         self.tokens = np.zeros((rows, self.capacity, width), np.float32) if kind == "block" else None
         self.dropped = (length - kept_steps(length) + 1) * tokens
 
-    def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """(B,) the position of each row's first token in this call, and which rows have no room for it and must refill."""
-        base = np.where(first, -self.before, self.lengths)
-        if first.any():  # weight 0 hides a number, and not what is none
-            self.keys_values[:, first] = 0
-        over = base + self.tokens_per_step > self.capacity
+    def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+        """(B,) the position of each row's first token in this call, and the rows that have no room for it and must refill."""
+        base = self.lengths
+        if first.any():
+            base = np.where(first, -self.before, base)
+            self.keys_values[:, first] = 0  # weight 0 hides a number, and not what is none
+        last = int(base.max()) + self.tokens_per_step
+        if self.kind == "banded" or last <= self.capacity:
+            if self.kind == "full":
+                self.grow(last)
+            return base, NOBODY
         if self.kind == "full":
-            if over.any():
-                refuse_longer(self.length + 1, self.length)
-            self.grow(int(base.max()) + self.tokens_per_step)
-        return base, over if self.kind == "block" else np.zeros(len(base), dtype=bool)
+            refuse_longer(self.length + 1, self.length)
+        return base, np.flatnonzero(base + self.tokens_per_step > self.capacity)
 
     def grow(self, slots: int) -> None:
         now = self.keys_values.shape[3]
@@ -52,25 +60,28 @@ class Past:
             grown = np.zeros((*self.keys_values.shape[:3], more, self.keys_values.shape[4]), np.float32)
             grown[:, :, :, :now] = self.keys_values
             self.keys_values = grown
+            self.mask = np.zeros((*self.mask.shape[:3], more + self.tokens_per_step), np.float32)
 
-    def inputs(self, base: Array, band: tuple[int, int] | None) -> dict[str, Array]:
-        """Positions (B, m), mask (B, 1, m, C + m) and keys and values of a step."""
-        rows, slots = len(base), self.keys_values.shape[3]
-        start = int(base[0])
-        if (base == start).all():
+    def inputs(self) -> dict[str, Array]:
+        """Positions (B, m), mask (B, 1, m, C + m) and keys and values of a step. Until it grows, they stay where they are."""
+        return {"positions": self.positions, "mask": self.mask, "past": self.keys_values}
+
+    def prepare(self, base: Array, band: tuple[int, int] | None) -> None:
+        """Write positions and mask of a step whose rows begin at `base`."""
+        slots, start = self.keys_values.shape[3], int(base[0])
+        if len(base) == 1 or (base == start).all():
             cycle = math.lcm(slots, band[1] if band else 1)
             seen = start if start < 2 * slots else slots + (start - slots) % cycle  # from then on masks repeat
-            mask = np.repeat(uniform_mask(seen, self.tokens_per_step, slots, band), rows, axis=0)
+            self.mask[:] = uniform_mask(seen, self.tokens_per_step, slots, band)
         else:
-            mask = mask_of(base, self.tokens_per_step, slots, band)
-        positions = base[:, None] + np.arange(self.tokens_per_step)
-        return {"positions": positions, "mask": mask, "past": self.keys_values}
+            self.mask[:] = mask_of(base, self.tokens_per_step, slots, band)
+        np.add(base[:, None], self.in_order, out=self.positions)
 
     def write(self, base: Array, new: Array, tokens: Array | None = None, rows: Array | None = None) -> None:
         """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step and, where there are refills, its embedded tokens (B, m, D): of all rows, or
         of the given ones."""
         start, slots, count = int(base[0]), self.keys_values.shape[3], self.tokens_per_step
-        if rows is None and (base == start).all() and (start % slots + count <= slots or start < 0):
+        if rows is None and (len(base) == 1 or (base == start).all()) and (start % slots + count <= slots or start < 0):
             skip = max(0, -start)
             at = max(0, start) % slots
             self.keys_values[:, :, :, at : at + count - skip] = new[:, :, :, skip:]

@@ -7,6 +7,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,21 +26,17 @@ FEW_ROWS = 4
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     rows = x.reshape(-1, x.shape[-1])
-    if len(rows) <= FEW_ROWS:
-        out = np.empty((len(rows), len(weight)), x.dtype)
-        for row, result in zip(rows, out, strict=True):
-            np.dot(weight, row, out=result)
-    else:
-        out = rows @ weight.T
+    out: Array = np.matmul(weight, rows[:, :, None]) if len(rows) <= FEW_ROWS else rows @ weight.T
+    out = out.reshape(*x.shape[:-1], len(weight))
     if bias is not None:
         out += bias
-    return out.reshape(*x.shape[:-1], -1)
+    return out
 
 
 def layer_norm(x: Array, shape: Sequence[int], weight: Array, bias: Array, eps: float = 1e-5, *_: Any) -> Array:
-    mean = averaging(x.shape[-1])
-    centred: Array = x - x @ mean
-    deviation = (centred * centred) @ mean
+    centred: Array = x - x @ averaging(x.shape[-1])
+    deviation = np.vecdot(centred, centred)[..., None]
+    deviation *= 1 / x.shape[-1]
     deviation += eps
     np.sqrt(deviation, out=deviation)
     centred /= deviation
@@ -64,6 +61,29 @@ def softmax(x: Array, axis: int, *_: Any) -> Array:
     e: Array = np.exp(x - np.maximum.reduce(x, axis=axis, keepdims=True))
     e /= np.add.reduce(e, axis=axis, keepdims=True)
     return e
+
+
+def attend(query: Array, new: Array, past: Array | None, mask: Array) -> Array:
+    """`dtrl.backbones.cache.GivenPast.mix`."""
+    rows, heads, tokens, width = query.shape
+    shared = new.shape[1] // 2
+    if heads != shared:
+        query = query.reshape(rows, shared, -1, width)
+        mask = np.tile(mask, (1, 1, heads // shared, 1))
+    query = query * np.float32(1 / math.sqrt(width))
+    weights = np.empty((*query.shape[:3], mask.shape[3]), np.float32)
+    slots = 0 if past is None else past.shape[2]
+    np.matmul(query, new[:, :shared].swapaxes(2, 3), out=weights[..., slots:])
+    if past is not None:
+        np.matmul(query, past[:, :shared].swapaxes(2, 3), out=weights[..., :slots])
+    weights += mask
+    weights -= np.maximum.reduce(weights, axis=3, keepdims=True)
+    np.exp(weights, out=weights)
+    mixed: Array = weights[..., slots:] @ new[:, shared:]
+    if past is not None:
+        mixed += weights[..., :slots] @ past[:, shared:]
+    mixed /= np.add.reduce(weights, axis=3, keepdims=True)
+    return mixed.reshape(rows, heads, tokens, width)
 
 
 def log_softmax(x: Array, axis: int, *_: Any) -> Array:
@@ -112,6 +132,10 @@ def slice_of(x: Array, axis: int = 0, start: int | None = None, end: int | None 
 
 def select(x: Array, axis: int, index: int) -> Array:
     return x[(slice(None),) * (axis % x.ndim) + (index,)]
+
+
+def unsqueeze(x: Array, axis: int) -> Array:
+    return x[(slice(None),) * (axis % (x.ndim + 1)) + (None,)]
 
 
 def flatten(x: Array, start: int = 0, end: int = -1) -> Array:
@@ -163,6 +187,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "aten.layer_norm.default": layer_norm,
     "aten.rms_norm.default": rms_norm,
     "aten.matmul.default": np.matmul,
+    "dtrl.attend.default": attend,
     "aten.softmax.int": softmax,
     "aten.log_softmax.int": log_softmax,
     "aten.logsumexp.default": logsumexp,
@@ -195,9 +220,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "aten.reshape.default": np.reshape,
     "aten.flatten.using_ints": flatten,
     "aten.unflatten.int": unflatten,
-    "aten.unsqueeze.default": np.expand_dims,
+    "aten.unsqueeze.default": unsqueeze,
     "aten.squeeze.dim": np.squeeze,
-    "aten.transpose.int": np.swapaxes,
+    "aten.transpose.int": lambda x, one, other: x.swapaxes(one, other),
     "aten.permute.default": np.transpose,
     "aten.movedim.int": np.moveaxis,
     "aten.expand.default": expand,
@@ -225,6 +250,15 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 """torch's name of an operation → what does the same to arrays."""
 
 
+ALIASES = {
+    *("unsqueeze.default", "squeeze.dim", "transpose.int", "permute.default", "movedim.int", "select.int", "slice.Tensor"),
+    *("view.default", "reshape.default", "flatten.using_ints", "unflatten.int", "expand.default", "contiguous.default"),
+    *("chunk.default", "split_with_sizes.default", "split.sizes", "sym_size.int", "to.dtype", "_to_copy.default"),
+    "getitem",
+}  # fmt: skip
+"""Operations that may give a view of what they are given."""
+
+
 class Program:
     """Runs a program. Nodes that no input reaches are computed once, here."""
 
@@ -235,27 +269,60 @@ class Program:
         first, known = len(constants), set(range(len(constants)))
         size = first + len(self.inputs) + len(document["nodes"])
         registers: list[Any] = [tensors[name] for name in constants] + [None] * (size - first)
-        self.steps: list[Callable[[list[Any]], None]] = []
+        self.steps: list[Step] = []
         for i, (name, arguments, keywords) in enumerate(document["nodes"], first + len(self.inputs)):
             if name not in OPERATIONS:
                 raise InputError(f"the numpy engine does not know the operation {name}; export for another engine.")
-            step = bound(OPERATIONS[name], arguments, keywords, i)
-            if known.issuperset(registers_in([arguments, keywords])):
-                step(registers)
+            step = Step(bound(OPERATIONS[name], arguments, keywords, i), name, registers_in([arguments, keywords]), i)
+            if known.issuperset(step.reads):
+                step.run(registers)
                 known.add(i)
             else:
                 self.steps.append(step)
-        self.registers = registers
+        self.registers, self.known = registers, known
         self.slots = {name: first + i for i, name in enumerate(self.inputs)}
 
-    def __call__(self, **inputs: Any) -> Any:
-        """What the program gives for its inputs: a nest of dicts and lists of arrays."""
-        registers = self.registers.copy()
+    def bind(self, **inputs: Array) -> Callable[[], Any]:
+        """What runs the program on what the arrays hold at each call, and gives a nest of dicts and lists of new arrays.
+
+        Views of the inputs are taken once, here."""
+        registers, rest, fixed = self.registers.copy(), [], self.known | set(self.slots.values())
         for name, value in inputs.items():
             registers[self.slots[name]] = value
         for step in self.steps:
-            step(registers)
-        return pick(self.outputs, registers)
+            if fixed.issuperset(step.reads) and step.name.removeprefix("aten.") in ALIASES:
+                step.run(registers)
+                if is_view(registers[step.out], [registers[r] for r in step.reads]):
+                    fixed.add(step.out)
+                    continue
+            rest.append(step.run)
+
+        def run() -> Any:
+            for step in rest:
+                step(registers)
+            return pick(self.outputs, registers)
+
+        return run
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node: what runs it, its operation, and the registers that it reads and writes."""
+
+    run: Callable[[list[Any]], None]
+    name: str
+    reads: list[int]
+    out: int
+
+
+def is_view(value: Any, sources: list[Any]) -> bool:
+    """Whether a value stays true when its sources' numbers change: it is a number, or lies in their memory."""
+    if isinstance(value, list):
+        return all(is_view(part, sources) for part in value)
+    if not isinstance(value, np.ndarray):
+        return isinstance(value, int)
+    flat = [a for source in sources for a in (source if isinstance(source, list) else [source])]
+    return any(isinstance(a, np.ndarray) and np.shares_memory(value, a) for a in flat)
 
 
 def registers_in(value: Any) -> list[int]:
