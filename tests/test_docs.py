@@ -5,8 +5,9 @@
     any other   is shown only
 
 `dtrl …` runs as it stands, except that REDUCED makes the numbers small and that ONLY_HELP are asked for their help; the other
-commands are checked as COMMANDS says. The first command of each verb in README.md is a process of its own, as the reader's is. The others are calls of
-`main`, since a process spends most of its time on imports; what they import and register ends with them all the same. What cannot be run carries its reason in the line before the block, and the test prints it:
+commands are checked as COMMANDS says. The first command of each verb in README.md is a process of its own, as the reader's is.
+The others are calls of `main`, since a process spends most of its time on imports; what they import and register ends with
+them all the same. What cannot be run carries its reason in the line before the block, and the test prints it:
 
     <!-- not run: needs a GPU -->
 
