@@ -32,6 +32,7 @@ bench: $(VENV)/.test  ## compare with other implementations (an otherwise idle m
 	$(BIN)/dtrl bench training --json runs/bench/training.json
 	OMP_NUM_THREADS=1 $(BIN)/dtrl bench acting --json runs/bench/acting-1.json
 	$(BIN)/dtrl bench acting --envs 64 --threads 2 --repetitions 20 --json runs/bench/acting-64.json
+	OMP_NUM_THREADS=1 $(BIN)/dtrl bench contexts --json runs/bench/contexts.json
 	$(BIN)/dtrl bench loading --json runs/bench/loading.json
 
 clean:  ## remove the environment and the caches, keep runs/

@@ -1,14 +1,15 @@
-"""Side-by-side runs against other libraries: `dtrl bench acting|training|loading|recording|memory [--json FILE]`. Results: benchmarks/RESULTS.md.
+"""Side-by-side runs against other libraries: `dtrl bench NAME [--json FILE]`. Results: benchmarks/RESULTS.md.
 
 Each `run` returns a document with `results`, a row a comparison: `ratio` is the peer's time over dtrl's, both the 10th percentile of times
 taken in turns in one process; above 1 dtrl is faster."""
 
 from types import ModuleType
 
-from dtrl.bench import acting, loading, memory, recording, training
+from dtrl.bench import acting, contexts, loading, memory, recording, training
 
 BENCHMARKS: dict[str, ModuleType] = {
     "acting": acting,
+    "contexts": contexts,
     "training": training,
     "loading": loading,
     "recording": recording,

@@ -1,4 +1,4 @@
-"""`dtrl bench acting | training | loading | recording | memory`."""
+"""`dtrl bench acting | contexts | training | …`."""
 
 import argparse
 import inspect
@@ -8,6 +8,7 @@ from dtrl.cli.arguments import add_json, write_json
 
 WORK = {
     "acting": "one action, and a vector environment's, against transformers' Decision Transformer",
+    "contexts": "the cache's bytes and the time of a step at contexts of 20 to 128,000 tokens, and a step after 1,000 against transformers",
     "training": "one gradient update against transformers' Decision Transformer",
     "loading": "loading a dataset and drawing a batch against Minari",
     "recording": "recording an environment against Minari's DataCollector",
