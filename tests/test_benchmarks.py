@@ -20,6 +20,7 @@ SMALL = {
     "training": {"repetitions": 1, "threads": 1, "episodes": 3},
     "loading": {"repetitions": 1, "episodes": 5, "steps": 20},
     "recording": {"repetitions": 1, "steps": 50},
+    "startup": {"repetitions": 1},
     "memory": {"episodes": 500, "steps": 50, "megabytes": 2, "updates": 2},
 }
 TIMED = [name for name in SMALL if name != "memory"]

@@ -5,7 +5,7 @@ taken in turns in one process; above 1 dtrl is faster."""
 
 from types import ModuleType
 
-from dtrl.bench import acting, contexts, loading, memory, recording, training
+from dtrl.bench import acting, contexts, loading, memory, recording, startup, training
 
 BENCHMARKS: dict[str, ModuleType] = {
     "acting": acting,
@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "loading": loading,
     "recording": recording,
     "memory": memory,
+    "startup": startup,
 }
 """Each has `run`, every parameter of which is a number with a default, and `table`, which shows what `run` returns."""
 

@@ -13,6 +13,7 @@ WORK = {
     "loading": "loading a dataset and drawing a batch against Minari",
     "recording": "recording an environment against Minari's DataCollector",
     "memory": "the memory that loading and training take, beside the size of the data",
+    "startup": "a process that imports dtrl, and `dtrl --help`, beside one that imports Gymnasium",
 }
 
 
