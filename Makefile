@@ -8,10 +8,10 @@ PYTEST  = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist wo
 PINS   := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint bench clean
+.PHONY: help demo test fast lint bench bench-check clean
 
 help:  ## list the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.demo  ## make a dataset, train a Decision Transformer on it, evaluate it (under 3 minutes once packages are there)
 	$(BIN)/dtrl demo
@@ -33,7 +33,12 @@ bench: $(VENV)/.test  ## compare with other implementations (an otherwise idle m
 	OMP_NUM_THREADS=1 $(BIN)/dtrl bench acting --json runs/bench/acting-1.json
 	$(BIN)/dtrl bench acting --envs 64 --threads 2 --repetitions 20 --json runs/bench/acting-64.json
 	$(BIN)/dtrl bench rollouts --json runs/bench/rollouts.json
+	OMP_NUM_THREADS=1 $(BIN)/dtrl bench contexts --json runs/bench/contexts.json
 	$(BIN)/dtrl bench loading --json runs/bench/loading.json
+	$(BIN)/dtrl bench startup --json runs/bench/startup.json
+
+bench-check: $(VENV)/.test  ## measure again what benchmarks/RESULTS.md claims (under 3 minutes)
+	$(BIN)/python benchmarks/check.py
 
 clean:  ## remove the environment and the caches, keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

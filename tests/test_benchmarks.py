@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dtrl.bench import BENCHMARKS
+from dtrl.bench import BENCHMARKS, contexts
 from dtrl.bench.paper_loop import PaperLoop
 from dtrl.bench.timing import compare, interleaved, torch_threads
 from dtrl.bench.training import Collator, dtrl_batches, hopper_shaped
+from dtrl.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "acting": {"repetitions": 1, "envs": 2, "threads": 1, "context_length": 20, "engines": 1, "aoti": 0},
+    "contexts": {"repetitions": 1, "longest": 200, "steps": 12, "threads": 1},
     "training": {"repetitions": 1, "threads": 1, "episodes": 3, "bf16": 0},
     "rollouts": {
         "repetitions": 1,
@@ -29,6 +31,7 @@ SMALL = {
     },
     "loading": {"repetitions": 1, "episodes": 5, "steps": 20},
     "recording": {"repetitions": 1, "steps": 50},
+    "startup": {"repetitions": 1},
     "memory": {"episodes": 500, "steps": 50, "megabytes": 2, "updates": 2},
 }
 TIMED = [name for name in SMALL if name != "memory"]
@@ -66,6 +69,22 @@ def test_benchmark_writes_ratios_and_how_they_were_made(name, tmp_path):
             achieved = row["model_flops"] / row["dtrl_seconds"]["p10"]
             assert row["model_flops_utilization"] == pytest.approx(achieved / row["matmul_flops_per_second"])
             assert 0 < row["batch_share"] < 0.5
+
+
+@pytest.mark.slow
+def test_caches_grow_as_the_formula_says_and_those_of_banded_do_not():
+    rows = contexts.table_of_lengths(1, [20, 200, 2_000])
+    sizes = {(row["context"], row["kv_heads"], row["tokens"]): row["cache_bytes"] for row in rows}
+    for tokens in (20, 200, 2_000):
+        assert sizes["full", 8, tokens] == 4 * sizes["full", 2, tokens] == 2 * 3 * 128 * tokens * 4
+        assert sizes["banded", 8, tokens] == 4 * sizes["banded", 2, tokens] == 2 * 3 * 128 * min(tokens, 62) * 4
+    assert all(0 < row["seconds"]["min"] <= row["seconds"]["p10"] for row in rows)
+
+
+@pytest.mark.parametrize("numbers", [{"steps": 1_001}, {"steps": 9}, {"longest": 19}])
+def test_contexts_that_cannot_be_measured_are_refused(numbers):
+    with pytest.raises(InputError, match=str(next(iter(numbers.values())))):
+        contexts.run(**numbers)
 
 
 @pytest.mark.slow

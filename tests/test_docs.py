@@ -5,7 +5,9 @@
     any other   is shown only
 
 `dtrl …` runs as it stands, except that REDUCED makes the numbers small and that ONLY_HELP are asked for their help; the other
-commands are checked as COMMANDS says. What cannot be run carries its reason in the line before the block, and the test prints it:
+commands are checked as COMMANDS says. The first command of each verb in README.md is a process of its own, as the reader's is.
+The others are calls of `main`, since a process spends most of its time on imports; what they import and register ends with
+them all the same. What cannot be run carries its reason in the line before the block, and the test prints it:
 
     <!-- not run: needs a GPU -->
 
@@ -13,20 +15,25 @@ Datasets come from the document's own `dtrl datasets make …`, else from the re
 these are missing, what needs them is left out, and the test says so."""
 
 import configparser
+import contextlib
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import gymnasium
 import pytest
 
 import dtrl
+from dtrl.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,6 +72,7 @@ class Session:
     namespace: dict[str, object] = field(default_factory=lambda: {"__name__": "__main__"})
     left_out: list[str] = field(default_factory=list)
     executed: int = 0
+    verbs: set[str] = field(default_factory=set)
 
     def leave_out(self, what: str, reason: str) -> None:
         self.left_out.append(what)
@@ -114,26 +122,75 @@ def reduce(text: str) -> str:
 
 
 def execute(words: list[str], session: Session) -> str:
+    """What `dtrl` prints with these arguments."""
+    fresh = session.document.name == "README.md" and words[0] not in session.verbs
+    session.verbs.add(words[0])
+    code, output = (in_a_process if fresh else in_this_process)(words, session)
+    assert code == 0, f"dtrl {shlex.join(words)}: exit {code}\n{output}"
+    session.executed += 1
+    return output
+
+
+def in_a_process(words: list[str], session: Session) -> tuple[int, str]:
     done = subprocess.run(
-        words,
+        [sys.executable, "-c", "import sys; from dtrl.cli import main; sys.exit(main())", *words],
         cwd=session.folder,
         env=session.environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=SECONDS_PER_COMMAND,
         check=False,
     )
-    assert done.returncode == 0, f"{shlex.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    session.executed += 1
-    return done.stdout
+    return done.returncode, done.stdout
+
+
+def in_this_process(words: list[str], session: Session) -> tuple[int, str]:
+    output = io.StringIO()
+    with (
+        nothing_left_of(session.folder),
+        mock.patch.dict(os.environ, session.environment, clear=True),
+        mock.patch.object(sys, "path", [place for place in sys.path if place != str(session.folder)]),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+        warnings.catch_warnings(),
+    ):
+        warnings.resetwarnings()  # here they are errors, and there they are lines of the output
+        try:
+            code = main(words)
+        except SystemExit as ended:  # argparse, after --help or an error
+            code = int(ended.code or 0)
+    return code, output.getvalue()
+
+
+@contextlib.contextmanager
+def nothing_left_of(folder: Path) -> Iterator[None]:
+    """Forget modules that were imported from a folder, and environments that these or blocks of code registered.
+
+    Those of installed packages stay: they register at their first import alone."""
+    registered = set(gymnasium.registry)
+    try:
+        yield
+    finally:
+        own = {
+            name
+            for name, module in sys.modules.items()
+            if (getattr(module, "__file__", None) or "").startswith(f"{folder}{os.sep}")
+        }
+        for name in own:
+            del sys.modules[name]
+        for env_id in set(gymnasium.registry) - registered:
+            entry = gymnasium.registry[env_id].entry_point
+            home = entry.partition(":")[0] if isinstance(entry, str) else entry.__module__
+            if home == "__main__" or home.partition(".")[0] not in sys.modules:
+                del gymnasium.registry[env_id]
 
 
 def run_dtrl(words: list[str], session: Session) -> None:
     verb = words[1] if len(words) > 1 else ""
-    program = [sys.executable, "-c", "import sys; from dtrl.cli import main; sys.exit(main())"]
     if verb in ONLY_HELP:
         arguments = [word for word in words[1:] if not word.startswith("-")]
-        text = execute([*program, verb, "--help"], session)
+        text = execute([verb, "--help"], session)
         for part in [*arguments[1:2], *(word.partition("=")[0] for word in words if word.startswith("--"))]:
             assert part in text, f"`dtrl {verb} --help` does not name {part}"
         return
@@ -141,7 +198,7 @@ def run_dtrl(words: list[str], session: Session) -> None:
     for flag, value in DEFAULTS.get(verb, ()):
         if "--help" not in words and not any(word.startswith(flag) for word in words):
             words += [flag, value]
-    execute([*program, *words[1:]], session)
+    execute(words[1:], session)
 
 
 def check_make(words: list[str], session: Session) -> None:
@@ -263,10 +320,8 @@ def session(tmp_path, monkeypatch):
     lend(ROOT.parent / "shared" / "data" / "minari", minari)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(minari))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    registered = dict(gymnasium.registry)
-    yield Session(tmp_path / "document.md", tmp_path, environment)
-    gymnasium.registry.clear()  # a document registers environments, and other tests follow in this process
-    gymnasium.registry.update(registered)
+    with nothing_left_of(tmp_path):  # other tests follow in this process
+        yield Session(tmp_path / "document.md", tmp_path, environment)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dtrl.backbones.base import ACTIVATIONS, Backbone
-from dtrl.backbones.cache import Cache, GivenPast, KeyValueState, attend, known_mask
+from dtrl.backbones.cache import Cache, GivenPast, KeyValueState, attend, known_mask, untouched_zeros
 from dtrl.backbones.dropout import add_dropped
 
 ROPE_BASE = 10_000.0
@@ -101,7 +101,7 @@ class Transformer(Backbone):
     def initial_state(self, batch_size: int, capacity: int) -> KeyValueState:
         weight = next(self.parameters())
         shape = (len(self.blocks), batch_size, 2 * self.kv_heads, capacity, self.head_width)
-        return KeyValueState(weight.new_zeros(shape), np.zeros(batch_size, dtype=np.int64))
+        return KeyValueState(untouched_zeros(shape, weight), np.zeros(batch_size, dtype=np.int64))
 
 
 def refer_again(module: nn.Module, *_: Any) -> None:

@@ -19,6 +19,11 @@ from dtrl.backbones.dropout import dropout
 MANY_ROWS, SHORT = 16, 32
 """From so many rows on, each with at most so many new tokens, batched matrix products are faster on the CPU than torch's attention kernel."""
 
+MANY_KEYS = 512
+"""From so many keys on, queries that share a head are faster below each other, in one product, than in torch's attention kernel."""
+WIDE = 2**20
+"""Masks of more entries than this are not kept: they are those of long prefills, and of no use to a second call."""
+
 
 @dataclass
 class KeyValueState:
@@ -55,9 +60,14 @@ class KeyValueState:
                 if first + new <= capacity
                 else (in_order() % capacity)[None].expand(len(self.lengths), -1)
             )
-            if length >= capacity:  # from here on masks repeat
-                length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
-            return in_order, known_mask(length, new, capacity, band, device, dtype), Cache(self, slots, used)
+            if band is None and length + new <= capacity and new <= SHORT:
+                mask = growing_mask(new, used, device, dtype)
+            else:
+                if length >= capacity:  # from here on masks repeat
+                    length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
+                known = known_mask if new * used <= WIDE else known_mask.__wrapped__
+                mask = known(length, new, capacity, band, device, dtype)
+            return in_order, mask, Cache(self, slots, used)
         lengths = torch.from_numpy(self.lengths).to(device)[:, None]
         positions = lengths + torch.arange(new, device=device)
         newest = lengths + (new - 1)
@@ -163,6 +173,28 @@ def known_mask(
         )
 
 
+def growing_mask(new: int, used: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(L, S) `known_mask` without a band, where all of `used` tokens are still there: the last columns of a wider one that many lengths share,
+    since one made for every length would cost as much as a layer."""
+    wide = causal_end(new, 1 << (used - 1).bit_length(), device, dtype)
+    return wide[:, wide.shape[1] - used :]
+
+
+@lru_cache(maxsize=64)
+def causal_end(new: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(L, at least `width`) additive: the last of `new` tokens sees all, each before it one fewer."""
+    with torch.inference_mode(False):
+        width = max(width, new)
+        return torch.full((new, width), -math.inf, dtype=dtype, device=device).triu(width - new + 1)
+
+
+def untouched_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros of the dtype and on the device of `like`. On the CPU they cost memory only once they are written, as a long context's mostly never are."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
+
+
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where a key is seen and −∞ where it is not, to be added to the scores."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, -math.inf)
@@ -180,13 +212,16 @@ def visible(queries: Tensor, keys: Tensor, band: tuple[int, int] | None) -> Tens
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:
     """softmax(q·kᵀ / √(D/H)) v over the visible keys, with dropout of the weights; fewer key heads than query heads are shared evenly."""
-    grouped = key.shape[1] != query.shape[1]
-    rows, _, tokens, _ = query.shape
-    acting = rows >= MANY_ROWS and tokens <= SHORT and query.device.type == "cpu" and not torch.is_grad_enabled()
-    if rate == 0 and not acting:
+    rows, heads, tokens, width = query.shape
+    shared, keys = key.shape[1:3]
+    grouped = shared != heads
+    acting = tokens <= SHORT and query.device.type == "cpu" and not torch.is_grad_enabled()
+    if rate == 0 and not (acting and (rows >= MANY_ROWS or (grouped and keys >= MANY_KEYS))):
         return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)
-    if grouped:
-        key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
-    scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(query.shape[-1]))
-    weights = (scores + mask).softmax(dim=-1)
-    return dropout(weights, rate) @ value
+    if not grouped:
+        scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(width))
+        return dropout((scores + mask).softmax(dim=-1), rate) @ value
+    # the queries that share a head stand below each other: repeating its keys would copy the cache
+    scores = (query.reshape(rows, shared, -1, width) * (1 / math.sqrt(width))) @ key.transpose(-1, -2)
+    weights = (scores.unflatten(2, (-1, tokens)) + mask.unsqueeze(-3)).softmax(dim=-1)
+    return (dropout(weights, rate).flatten(2, 3) @ value).reshape(rows, heads, tokens, width)

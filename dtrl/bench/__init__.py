@@ -1,19 +1,21 @@
-"""Side-by-side runs against other libraries: `dtrl bench acting|rollouts|training|loading|recording|memory [--json FILE]`. Results: benchmarks/RESULTS.md.
+"""Side-by-side runs against other libraries: `dtrl bench NAME [--json FILE]`. Results: benchmarks/RESULTS.md.
 
 Each `run` returns a document with `results`, a row a comparison: `ratio` is the peer's time over dtrl's, both the 10th percentile of times
 taken in turns in one process; above 1 dtrl is faster."""
 
 from types import ModuleType
 
-from dtrl.bench import acting, loading, memory, recording, rollouts, training
+from dtrl.bench import acting, contexts, loading, memory, recording, rollouts, startup, training
 
 BENCHMARKS: dict[str, ModuleType] = {
     "acting": acting,
+    "contexts": contexts,
     "rollouts": rollouts,
     "training": training,
     "loading": loading,
     "recording": recording,
     "memory": memory,
+    "startup": startup,
 }
 """Each has `run`, every parameter of which is a number with a default, and `table`, which shows what `run` returns."""
 

@@ -155,8 +155,13 @@ def table(document: Mapping[str, Any]) -> str:
         *heading(document),
         "times are the 10th percentile (minimum) of the repetitions, taken in turns; ratio = peer / dtrl",
     ]
+    return "\n".join([*head, "", *ratios(document["results"])])
+
+
+def ratios(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows as lines, below their heading."""
     body = [f"{'work':<52} {'dtrl':<24} {'peer':<42} {'dtrl ms':>20} {'peer ms':>20} {'ratio':>8} {'goal':>6}"]
-    for row in document["results"]:
+    for row in results:
         ours, peer = (
             f"{1e3 * row[key]['p10']:.4g} ({1e3 * row[key]['min']:.4g})" for key in ("dtrl_seconds", "peer_seconds")
         )
@@ -164,4 +169,4 @@ def table(document: Mapping[str, Any]) -> str:
         body.append(
             f"{row['work']:<52} {row['dtrl']:<24} {row['peer']:<42} {ours:>20} {peer:>20} {row['ratio']:>8.3g} {goal:>6}"
         )
-    return "\n".join([*head, "", *body])
+    return body

@@ -1,4 +1,4 @@
-"""`dtrl bench acting | rollouts | training | loading | recording | memory`."""
+"""`dtrl bench acting | contexts | training | …`."""
 
 import argparse
 import inspect
@@ -8,11 +8,13 @@ from dtrl.cli.arguments import add_json, write_json
 
 WORK = {
     "acting": "one action, and a vector environment's, against transformers' Decision Transformer",
+    "contexts": "the cache's bytes and the time of a step at contexts of 20 to 128,000 tokens, and a step after 1,000 against transformers",
     "rollouts": "evaluating in many environments, with and without worker processes, against Gymnasium's vector environments",
     "training": "one gradient update against transformers' Decision Transformer",
     "loading": "loading a dataset and drawing a batch against Minari",
     "recording": "recording an environment against Minari's DataCollector",
     "memory": "the memory that loading and training take, beside the size of the data",
+    "startup": "a process that imports dtrl, and `dtrl --help`, beside one that imports Gymnasium",
 }
 
 

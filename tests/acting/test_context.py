@@ -164,6 +164,21 @@ def test_a_ring_cache_on_a_window_model_is_not_the_window(policy_for, trunk):
     assert difference[K:].min() > 1e-4
 
 
+@pytest.mark.parametrize("trunk", TRUNKS)
+def test_the_ring_of_banded_has_the_window_and_a_call_less_one_token(policy_for, trunk):
+    """The oldest token of a call sees a whole window back while the newest is already in: one slot fewer and it is overwritten."""
+    policy = policy_for("banded", "banded", **TRUNKS[trunk])
+    state = policy.initial_state(1)
+    assert state.context.state.capacity == K * TOKENS + TOKENS - 1
+    played = random_play(rows=1, steps=3 * K)
+    expected = play(policy, *played)
+    for slots, exact in ((0, True), (1, True), (-1, False)):
+        other = policy.initial_state(1)
+        other.context.state = policy.model.backbone.initial_state(1, state.context.state.capacity + slots)
+        difference = np.abs(play(policy, *played, state=other) - expected).max()
+        assert difference <= 1e-12 if exact else difference > 1e-4
+
+
 @pytest.mark.parametrize(("attention", "kind"), EXACT_PAIRS)
 def test_a_batch_acts_as_its_rows_do_one_by_one(policy_for, attention, kind):
     policy = policy_for(attention, kind)

@@ -162,7 +162,7 @@ def test_a_cached_step_is_the_model_and_not_only_the_policy(policy_for):
     state = exported.initial_state(ROWS)
     observation = np.ones((ROWS, 3), np.float32)
     exported.predict(observation, state)
-    state.context.keys_values[:, :, :, 0] += 1
+    state.context.past.keys_values[:, :, :, 0] += 1
     other = exported.initial_state(ROWS)
     exported.predict(observation, other)
     assert np.abs(exported.predict(observation, state)[0] - exported.predict(observation, other)[0]).max() > 1e-3

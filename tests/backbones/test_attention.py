@@ -77,11 +77,11 @@ def softmax_by_hand(query, key, value, mask):
     return out
 
 
-@pytest.fixture(params=["evaluation", "training", "acting"])
+@pytest.fixture(params=["evaluation", "training", "acting", "acting on many keys"])
 def rate(request, monkeypatch):
     """All ways through `attend`; in training the weights pass through dropout, which here drops nothing."""
-    if request.param == "acting":
-        monkeypatch.setattr(cache, "MANY_ROWS", 1)
+    if request.param.startswith("acting"):
+        monkeypatch.setattr(cache, "MANY_ROWS" if request.param == "acting" else "MANY_KEYS", 1)
         with torch.no_grad():
             yield 0.0
         return

@@ -12,7 +12,8 @@ TOKENS, BEFORE = 3, 1
 
 def shown(past, base, band, new):
     """By row and token of the call: the set of numbers that it sees, in the slots and in the call."""
-    inputs = past.inputs(base, band)
+    past.prepare(base, band)
+    inputs = past.inputs()
     values = np.concatenate(
         [inputs["past"][0, :, 0, :, 0], np.broadcast_to(new[0, :, 0, :, 0], (len(base), TOKENS))], axis=1
     )
@@ -33,7 +34,7 @@ def test_every_token_sees_what_the_model_was_trained_to_see(kind, length, firsts
     for step, some in enumerate(firsts):
         first = np.array(some) | (step == 0)
         base, over = past.begin(first)
-        assert not over.any()
+        assert not len(over)
         new = (number + np.arange(1, 3 * TOKENS + 1, dtype=np.float32)).reshape(3, TOKENS)
         number += 3 * TOKENS
         everything = np.broadcast_to(new[None, :, None, :, None], (1, 3, 2, TOKENS, 1))

@@ -79,7 +79,7 @@ def test_a_program_is_a_list_of_calls_and_computes_its_constants_once(monkeypatc
     }
     program = Program(document, {"w": W.numpy(), "b": B.numpy()})
     for _ in range(3):
-        out = program(x=X.numpy())
+        out = program.bind(x=X.numpy())()
     expected = torch.nn.functional.linear(X, W, -B)
     np.testing.assert_allclose(out["y"][0], torch.cat([expected, expected], -1).numpy(), rtol=1e-5, atol=1e-6)
     assert (out["none"], len(calls)) == (None, 1)
