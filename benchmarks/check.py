@@ -29,6 +29,8 @@ NEEDS = {"recording": ("jax", ", recorded")}
 LEFT_OUT = {
     "aoti": "compiling it takes minutes",
     "in 20,000 episodes": "one repetition takes a minute",
+    "environments of 500 µs a step": "worker processes win what idle cores there are",
+    "without cost": "a rollout beside a bare loop of the same calls",
 }
 """Part of a row's text → why no run gives it."""
 ATTEMPTS = 3
