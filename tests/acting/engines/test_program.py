@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from dtrl.acting.engines.program import OPERATIONS, Program
+from dtrl.backbones.cache import GivenPast
 from dtrl.errors import InputError
 
 X = torch.linspace(-2, 3, 24).reshape(2, 3, 4)
@@ -89,3 +90,44 @@ def test_nothing_but_known_operations_is_called():
     document = {"constants": [], "inputs": ["x"], "nodes": [["eval", [{"r": 0}], {}]], "outputs": {"r": 1}}
     with pytest.raises(InputError, match="does not know the operation eval"):
         Program(document, {})
+
+
+@pytest.mark.parametrize(("heads", "shared", "slots"), [(2, 2, 5), (4, 2, 5), (4, 1, 5), (2, 2, 0)])
+def test_attention_to_past_and_new_is_that_to_both_joined(heads, shared, slots):
+    """Beside torch's attention over the concatenation, in float64."""
+    random = torch.Generator().manual_seed(0)
+    rows, tokens, width = 3, 2, 4
+    query = torch.randn(rows, heads, tokens, width, generator=random)
+    new = torch.randn(rows, 2 * shared, tokens, width, generator=random)
+    past = torch.randn(rows, 2 * shared, slots, width, generator=random) if slots else None
+    hidden = torch.rand(rows, 1, tokens, slots + tokens, generator=random) < 0.4
+    hidden[..., slots:] = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    mask = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+    key, value = (new if past is None else torch.cat([past, new], dim=2)).double().chunk(2, dim=1)
+    expected = torch.nn.functional.scaled_dot_product_attention(query.double(), key, value, mask.double(), enable_gqa=True)  # fmt: skip
+    arrays = (query.numpy(), new.numpy(), None if past is None else past.numpy(), mask.numpy())
+    ours = OPERATIONS["dtrl.attend.default"](*arrays)
+    np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(GivenPast.mix(query, new, past, mask), expected.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_bound_program_reads_what_its_inputs_hold_at_each_call():
+    """Views of an input are taken once; what was computed from one is computed anew, and a copy is no view."""
+    document = {
+        "constants": [],
+        "inputs": ["x"],
+        "nodes": [
+            ["aten.unsqueeze.default", [{"r": 0}, 0], {}],
+            ["aten.to.dtype", [{"r": 1}, "float64"], {}],
+            ["aten.transpose.int", [{"r": 1}, 1, 2], {}],
+            ["aten.flatten.using_ints", [{"r": 3}], {}],
+        ],
+        "outputs": [{"r": 1}, {"r": 2}, {"r": 4}],
+    }
+    x = np.zeros((2, 3), np.float32)
+    run = Program(document, {}).bind(x=x)
+    run()
+    x[:] = np.arange(6).reshape(2, 3)
+    view, copy, flat = run()
+    assert view[0].tolist() == copy[0].tolist() == x.tolist()
+    assert flat.tolist() == x.T.ravel().tolist()
