@@ -1,7 +1,7 @@
 """Measures anew, with few repetitions, what RESULTS.md claims: every ratio must reach two thirds of its claim. `make bench-check`, under three minutes.
 
 A benchmark with a row that stays below is measured up to twice more, and the best of its ratios counts, since a busy machine only ever hurts.
-Exit code 1 where a row stays below all the same, or where no run gives a claimed row, unless LEFT_OUT says why."""
+Exit code 1 where a row stays below all the same, or where no run gives a claimed row, and LEFT_OUT does not say why."""
 
 import json
 import os
@@ -30,18 +30,20 @@ LEFT_OUT = {
     "aoti": "compiling it takes minutes",
     "in 20,000 episodes": "one repetition takes a minute",
     "environments of 500 µs a step": "worker processes win what idle cores there are",
+    "the goal, 0.3 s": "a time, which depends on the machine, and no ratio to a peer",
     "without cost": "a rollout beside a bare loop of the same calls",
 }
-"""Part of a row's text → why no run gives it."""
+"""Part of a row's text → why it is not checked."""
 ATTEMPTS = 3
 
 
 def main() -> int:
     claims, ratios = read_claims(RESULTS.read_text(encoding="utf-8")), {}
     left_out = dict(LEFT_OUT)
+    asserted = {side: claim for side, claim in claims.items() if reason_for(side, left_out) is None}
     for name, (arguments, threads) in RUNS.items():
         attempts: list[dict[Side, float]] = []
-        while len(attempts) < ATTEMPTS and (not attempts or below(claims, best(attempts))):
+        while len(attempts) < ATTEMPTS and (not attempts or below(asserted, best(attempts))):
             started = time.monotonic()
             errors, document = run(arguments, threads)
             if document is None:
@@ -69,17 +71,23 @@ def run(arguments: str, threads: int | None) -> tuple[str, dict | None]:
         return done.stderr.strip(), json.loads(path.read_text()) if done.returncode == 0 else None
 
 
+def reason_for(side: Side, left_out: dict[str, str]) -> str | None:
+    """Why a row is not checked, if so."""
+    return next((why for part, why in left_out.items() if part in str(side)), None)
+
+
 def report(claims: dict[Side, float], ratios: dict[Side, float], left_out: dict[str, str]) -> int:
-    low = below(claims, ratios)
+    low = below({side: claim for side, claim in claims.items() if reason_for(side, left_out) is None}, ratios)
     print(f"\n{'claimed':>9} {'measured':>9} {'verdict':<11} row")
     unknown = []
     for side, claim in claims.items():
-        if side in ratios:
-            verdict, shown = "BELOW" if side in low else "ok", f"{ratios[side]:.3g}"
-        elif reason := next((why for part, why in left_out.items() if part in str(side)), None):
-            verdict, shown = f"left out: {reason};", "-"
+        shown = f"{ratios[side]:.3g}" if side in ratios else "-"
+        if reason := reason_for(side, left_out):
+            verdict = f"left out: {reason};"
+        elif side in ratios:
+            verdict = "BELOW" if side in low else "ok"
         else:
-            verdict, shown = "NOT GIVEN", "-"
+            verdict = "NOT GIVEN"
             unknown.append(side)
         print(f"{claim:>9,.4g} {shown:>9} {verdict:<11} {side}")
     for side in low:
