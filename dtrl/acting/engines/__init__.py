@@ -4,7 +4,7 @@ numpy   in NumPy alone: needs neither torch nor a compiler
 onnx    by ONNX Runtime (extra `onnx`)
 aoti    compiled for this machine by torch's AOTInductor, for a fixed number of environments; needs torch, and a C++ compiler to make it
 
-`base.Engine` is what they offer; `exporting` traces the programs that they are made from."""
+`base.Engine` is what they offer; `exporting` traces the programs that they are made from; `call` runs them, with the `past` between two steps."""
 
 from dtrl.acting.engines.aoti_engine import AotiEngine
 from dtrl.acting.engines.base import Engine
