@@ -15,8 +15,8 @@ from dtrl.acting.artefact import load_arrays, save_arrays
 from dtrl.acting.engines import ENGINES, Engine
 from dtrl.acting.engines.call import Call
 from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
+from dtrl.acting.engines.operations import split
 from dtrl.acting.engines.past import Past
-from dtrl.acting.engines.program import split
 from dtrl.acting.masks import Masks
 from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary

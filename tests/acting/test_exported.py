@@ -12,7 +12,7 @@ from gymnasium import spaces
 import dtrl
 from dtrl.acting import ExportedPolicy
 from dtrl.acting.artefact import load_arrays, save_arrays
-from dtrl.acting.engines import ENGINES, aoti_engine, onnx_engine, program
+from dtrl.acting.engines import ENGINES, aoti_engine, onnx_engine, operations
 from dtrl.cli import make_parser
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
@@ -305,7 +305,7 @@ def test_the_command_line_knows_every_engine():
 
 
 def test_an_operation_that_numpy_does_not_know_is_named(policy_for, monkeypatch):
-    monkeypatch.delitem(program.OPERATIONS, "aten.tanh.default")
+    monkeypatch.delitem(operations.OPERATIONS, "aten.tanh.default")
     with pytest.raises(InputError, match=r"numpy engine cannot express aten\.tanh\.default"):
         ExportedPolicy.of(policy_for(), "numpy")
 

@@ -17,8 +17,12 @@ from dtrl.errors import InputError
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-OPTIONS = {"max_autotune": True, "freezing": True, "max_autotune_gemm_backends": "CPP,ATEN"}
-OPTIONS["aot_inductor.allow_stack_allocation"] = True
+OPTIONS = {
+    "max_autotune": True,
+    "freezing": True,
+    "max_autotune_gemm_backends": "CPP,ATEN",
+    "aot_inductor.allow_stack_allocation": True,
+}
 """Kernels are chosen by timing them, weights laid out for them, and what lies between them is kept on the stack."""
 
 

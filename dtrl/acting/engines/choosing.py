@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.engines.program import softmax
+from dtrl.acting.engines.operations import softmax
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dtrl.acting.engines.base import Engine, Part, Run, named
-from dtrl.acting.engines.program import OPERATIONS, Program
+from dtrl.acting.engines.operations import OPERATIONS
+from dtrl.acting.engines.program import Program
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:

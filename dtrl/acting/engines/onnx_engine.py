@@ -72,20 +72,21 @@ class OnnxEngine(Engine):
 
     def bind(self, name: str, **inputs: Any) -> Run:
         session, given = self.sessions[name], named(inputs)
+        results = self.results(name, given)  # a first run tells their shapes
         binding = session.io_binding()
         for key in self.inputs[name]:
             value = given[key]
             binding.bind_input(key, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        # the shapes of the results are known after a first run
-        results = session.run(None, {key: given[key] for key in self.inputs[name]})
         for output, result in zip(session.get_outputs(), results, strict=True):
             binding.bind_output(output.name, "cpu", 0, result.dtype, result.shape, result.ctypes.data)
         return Bound(session, binding, given, pick(self.outputs[name], results))
 
     def run(self, name: str, **inputs: Any) -> Any:
-        given = named(inputs)
-        values = self.sessions[name].run(None, {key: given[key] for key in self.inputs[name]})
-        return pick(self.outputs[name], values)
+        return pick(self.outputs[name], self.results(name, named(inputs)))
+
+    def results(self, name: str, given: Mapping[str, Array]) -> list[Array]:
+        values: list[Array] = self.sessions[name].run(None, {key: given[key] for key in self.inputs[name]})
+        return values
 
 
 @dataclass(frozen=True)
