@@ -156,3 +156,20 @@ def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Coll
         for name, value in wanted.items()
         if name not in free and stored.get(name) != value
     ]
+
+
+def check_logdir(logdir: Path, resume: bool) -> Path | None:
+    """The checkpoint to resume from, if any. Raises InputError where the directory holds a run and resuming was not asked for, or cannot be written."""
+    if not resume and checkpoints(logdir):
+        raise InputError(f"{logdir} already holds a run; go on with it by --resume, or give another --logdir.")
+    checkpoint = newest_good_checkpoint(logdir) if resume else None
+    try:
+        logdir.mkdir(parents=True, exist_ok=True)
+        probe = logdir / ".writable"
+        probe.touch()
+        probe.unlink()
+        for leftover in (logdir / "checkpoints").glob(f"{UNFINISHED}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(logdir, error) from error
+    return checkpoint

@@ -219,3 +219,11 @@ def _number_or_text(value: Any) -> float | str:
     if isinstance(value, bool | np.bool_):
         return str(bool(value))  # a number to torch, and 1.0 would be shown
     return float(value) if isinstance(value, int | float | np.number) else str(value)
+
+
+def newest_scalars(logdir: Path) -> dict[str, float]:
+    """What a run that has no update left had logged last; nothing where its log is gone."""
+    with suppress(OSError):
+        entries = [json.loads(line) for line in (logdir / PROGRESS).read_text().splitlines()]
+        return next((entry for entry in reversed(entries) if "train/loss" in entry), {})
+    return {}

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import shutil
 import signal
 import sys
 import time
@@ -21,11 +20,11 @@ from dtrl.acting.runs import CONFIG_FILE, RESULT_FILE, checkpoints
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
-from dtrl.files import cannot_write, write_atomically
+from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
-from dtrl.training.checkpoint import UNFINISHED, load_checkpoint, newest_good_checkpoint, save_checkpoint
+from dtrl.training.checkpoint import check_logdir, load_checkpoint, save_checkpoint
 from dtrl.training.hardware import matmul_rate, update_flops
-from dtrl.training.logging import PROGRESS, RunLogger
+from dtrl.training.logging import RunLogger, newest_scalars
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
     check_graph,
@@ -336,31 +335,6 @@ class Trainer:
             "torch": torch.__version__,
         }
         write_atomically(self.logdir / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
-
-
-def check_logdir(logdir: Path, resume: bool) -> Path | None:
-    """The checkpoint to resume from, if any. Raises InputError where the directory holds a run and resuming was not asked for, or cannot be written."""
-    if not resume and checkpoints(logdir):
-        raise InputError(f"{logdir} already holds a run; go on with it by --resume, or give another --logdir.")
-    checkpoint = newest_good_checkpoint(logdir) if resume else None
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-        probe = logdir / ".writable"
-        probe.touch()
-        probe.unlink()
-        for leftover in (logdir / "checkpoints").glob(f"{UNFINISHED}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    except OSError as error:
-        raise cannot_write(logdir, error) from error
-    return checkpoint
-
-
-def newest_scalars(logdir: Path) -> dict[str, float]:
-    """What a run that has no update left had logged last; nothing where its log is gone."""
-    with contextlib.suppress(OSError):
-        entries = [json.loads(line) for line in (logdir / PROGRESS).read_text().splitlines()]
-        return next((entry for entry in reversed(entries) if "train/loss" in entry), {})
-    return {}
 
 
 def progress_bar(total: int, initial: int, wanted: bool) -> Any:
