@@ -89,7 +89,12 @@ class Rows:
 
     @property
     def busy(self) -> bool:
-        return any(index is not None for index in self.playing)
+        return not self.idle.all()
+
+    @property
+    def idle(self) -> Masks:
+        """(B,) rows that play nothing."""
+        return np.array([index is None for index in self.playing])
 
     def begin(self) -> None:
         with self.waiting():
@@ -97,7 +102,7 @@ class Rows:
 
     def act(self) -> None:
         """Choose an action for every row, and begin the step."""
-        idle = np.array([index is None for index in self.playing])
+        idle = self.idle
         self.arm()
         masks = self.allowed(idle)
         self.shown = self.parts(self.observations)
@@ -173,7 +178,7 @@ class Rows:
             if (index := self.playing[row]) is not None:
                 self.plan.finish(index, self.episode(row, {path: values[row] for path, values in last.items()}))
             self.playing[row] = self.plan.next()
-        idle = np.array([index is None for index in self.playing])
+        idle = self.idle
         self.log.begin(done | idle)
         if self.mode == AutoresetMode.DISABLED:
             seeds = [self.seed_of(row) if done[row] else None for row in range(len(done))]

@@ -20,17 +20,6 @@ EPISODES = [Episode(target_return=float(i % 4) * 5, seed=100 + i) for i in range
 NAMES = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
-@pytest.fixture
-def policy_for(random_trajectories, untrained_policy, scripted_env):
-    """Makes a policy for `scripted_env`, whose episodes have at most 9 steps."""
-
-    def make(**options):
-        data = random_trajectories([9, 5, 7], scripted_env.observation_space, scripted_env.action_space)
-        return untrained_policy(data, **options)
-
-    return make
-
-
 def play_alone(policy, env, seed, target, earlier_resets=0):
     """One episode of one environment, by the simplest loop: the one that begins `earlier_resets` resets after the seeded one."""
     observation, _ = env.reset(seed=seed)

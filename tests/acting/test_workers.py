@@ -28,17 +28,6 @@ def no_process_is_left_behind():
     assert not [p for p in multiprocessing.active_children() if p.name.startswith("dtrl-env-worker")]
 
 
-@pytest.fixture
-def policy_for(random_trajectories, untrained_policy, scripted_env):
-    """Makes a policy for `scripted_env`, whose episodes have at most 9 steps, and whose actions are discrete: rounding can't show."""
-
-    def make(**options):
-        data = random_trajectories([9, 5, 7], scripted_env.observation_space, scripted_env.action_space)
-        return untrained_policy(data, **options)
-
-    return make
-
-
 def assert_same(one, other):
     assert one.columns.keys() == other.columns.keys()
     for name, column in one.columns.items():
