@@ -16,7 +16,7 @@ from dtrl.acting.engines import ENGINES, Engine
 from dtrl.acting.engines.call import Call
 from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
 from dtrl.acting.engines.operations import split
-from dtrl.acting.engines.past import Past
+from dtrl.acting.engines.past import Sizes
 from dtrl.acting.masks import Masks
 from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
@@ -142,20 +142,20 @@ class ExportedPolicy(Actor):
 
     # acting
 
-    def new_context(self, rows: int) -> "Call":
+    def new_context(self, rows: int) -> Call:
         if self.rows not in (None, rows):
             raise InputError(
                 f"this policy was exported for {self.rows} environment{'s' if self.rows > 1 else ''} at a time, and is asked for {rows}; use so many "
                 f"(--num-envs), or export it again with --num-envs {rows}."
             )
-        past = None
+        sizes = None
         if self.past_shape is not None:
             before, count = int(self.ages.sum()), len(self.ages)
-            past = Past(rows, self.context, self.context_length, count, before, self.width, self.past_shape)
+            sizes = Sizes(self.context, self.context_length, count, before, self.width, self.past_shape, self.band)
         leaf_of = {**self.observed, **self.acted}
         layouts = [column_layout(leaf_of[name].space) if name in leaf_of else ((), np.float32) for name in self.names]
         values = [np.zeros((rows, 1, *shape), dtype) for shape, dtype in layouts]
-        return Call(self.engine, values, np.zeros((rows, 1, len(self.ages)), np.int64), past, self.band, self.rows)
+        return self.engine.call(values, np.zeros((rows, 1, len(self.ages)), np.int64), sizes, self.rows)
 
     def choose_actions(
         self,

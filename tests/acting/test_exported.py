@@ -135,6 +135,24 @@ def test_onnx_acts_as_pytorch(policy_for, case):
         assert largest_difference(cached, exported, rows) <= 1e-5
 
 
+@pytest.fixture
+def graph_without_a_graph(monkeypatch):
+    """The graph engine on the CPU: it runs what it would capture."""
+    monkeypatch.setattr(ENGINES["graph"], "device", "cpu")
+
+
+@pytest.mark.usefixtures("graph_without_a_graph")
+@pytest.mark.parametrize("case", some_slow(CASES, quick=("vector", "discrete")))
+def test_what_graph_captures_acts_as_pytorch(policy_for, case):
+    policy = policy_for(*case[:2], **case[2])
+    exported = ExportedPolicy.of(policy, "graph")
+    cached = (
+        policy if policy.context != "window" or not policy.model.backbone.memory else policy.variant(context="block")
+    )
+    for rows in (1, ROWS):
+        assert largest_difference(cached, exported, rows) <= 1e-5
+
+
 @pytest.mark.slow
 def test_aoti_acts_as_pytorch(policy_for, monkeypatch, tmp_path):
     quick = {

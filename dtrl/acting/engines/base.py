@@ -10,6 +10,9 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from dtrl.acting.engines.call import Call
+    from dtrl.acting.engines.past import Sizes
+
 Array = npt.NDArray[Any]
 Part = tuple[dict[str, Any], dict[str, Array]]
 """A program as an engine keeps it: data for JSON, and arrays by name."""
@@ -40,6 +43,12 @@ class Engine(ABC):
     def run(self, name: str, **inputs: Any) -> Any:
         """Bind and call."""
         return self.bind(name, **inputs)()
+
+    def call(self, values: list[Array], timesteps: Array, sizes: "Sizes | None", rows: int | None) -> "Call":
+        """What runs a policy's programs call after call, with a past of these sizes that is still empty."""
+        from dtrl.acting.engines.call import Call
+
+        return Call(self, values, timesteps, sizes, rows)
 
 
 def as_bytes(data: bytes) -> Array:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from dtrl.acting.engines.base import Array, Engine, Run
-from dtrl.acting.engines.past import Past
+from dtrl.acting.engines.past import Past, Sizes
 from dtrl.acting.masks import Masks
 
 Heads = dict[str, list[Array]]
 
 
 class Call:
-    """`values` (B, 1, …) by field and `timesteps` (B, 1, m) are written by the caller before each `forward`. `past` is None for a model without memory;
+    """`values` (B, 1, …) by field and `timesteps` (B, 1, m) are written by the caller before each `forward`. `sizes` are None for a model without memory;
     `rows` is the number of rows that the engine takes, where that is fixed."""
 
     def __init__(
@@ -23,12 +23,11 @@ class Call:
         engine: Engine,
         values: list[Array],
         timesteps: Array,
-        past: Past | None,
-        band: tuple[int, int] | None,
+        sizes: Sizes | None,
         rows: int | None,
     ) -> None:
-        self.engine, self.values, self.timesteps = engine, values, timesteps
-        self.past, self.band, self.rows = past, band, rows
+        self.engine, self.values, self.timesteps, self.rows = engine, values, timesteps, rows
+        self.past = None if sizes is None else Past(len(timesteps), sizes)
         self.bound: dict[str, Run] = {}
         self.where: Array | None = None
 
@@ -39,7 +38,7 @@ class Call:
         base, full = self.past.begin(first)
         if len(full) == len(base):
             return self.refill(self.past, base, full, self.run("embed"))
-        self.past.prepare(base, self.band)
+        self.past.prepare(base)
         out = self.run("step")
         if len(full):
             return self.refill(self.past, base, full, out)

@@ -4,6 +4,7 @@ The tokens of a call are m = [a₍ₜ₋₁₎, Rₜ, sₜ], the a of them that 
 no query sees them, and they are not kept. C slots, D width."""
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,68 +20,117 @@ FIRST_SLOTS = 64
 NOBODY = np.zeros(0, dtype=np.int64)
 
 
-class Past:
-    """`shape` is (layers, 2 · H_kv, D/H) of keys and values; `kind` block, banded or full; `length` the context's K steps."""
+@dataclass(frozen=True)
+class Sizes:
+    """What is fixed about a past."""
 
-    def __init__(
-        self, rows: int, kind: str, length: int, tokens: int, before: int, width: int, shape: tuple[int, int, int]
-    ) -> None:
-        self.kind, self.length, self.tokens_per_step, self.before = kind, length, tokens, before
-        self.capacity = length * tokens
-        slots = min(FIRST_SLOTS, self.capacity) if kind == "full" else self.capacity
-        layers, heads, head_width = shape
-        self.keys_values = np.zeros((layers, rows, heads, slots, head_width), np.float32)
-        self.positions = np.zeros((rows, tokens), np.int64)
-        self.mask = np.zeros((rows, 1, tokens, slots + tokens), np.float32)
-        self.in_order = np.arange(tokens)
+    kind: str
+    """block, banded or full."""
+    length: int
+    """K steps of the context."""
+    tokens: int
+    """m of a step, which are those of a call."""
+    before: int
+    """How many of them belong to the step before."""
+    width: int
+    shape: tuple[int, int, int]
+    """(layers, 2 · H_kv, D/H) of keys and values."""
+    band: tuple[int, int] | None = None
+    """(steps, tokens of a step) of banded attention."""
+
+    @property
+    def capacity(self) -> int:
+        return self.length * self.tokens
+
+    @property
+    def dropped(self) -> int:
+        """Tokens that a refill leaves out."""
+        return (self.length - kept_steps(self.length) + 1) * self.tokens
+
+    @property
+    def kept(self) -> int:
+        """L tokens that a refill begins with."""
+        return kept_steps(self.length) * self.tokens - self.before
+
+    @property
+    def first_slots(self) -> int:
+        return min(FIRST_SLOTS, self.capacity) if self.kind == "full" else self.capacity
+
+
+class Extent:
+    """How far the context of each of B rows reaches: what is known of a past without looking into it."""
+
+    def __init__(self, rows: int, sizes: Sizes) -> None:
+        self.sizes = sizes
         self.lengths = np.zeros(rows, dtype=np.int64)
         """(B,) tokens since the beginning of the episode, or of the context where it refills."""
-        self.tokens = np.zeros((rows, self.capacity, width), np.float32) if kind == "block" else None
-        self.dropped = (length - kept_steps(length) + 1) * tokens
+        self.slots = sizes.first_slots
 
     def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
-        """(B,) the position of each row's first token in this call, and the rows that have no room for it and must refill."""
-        base = self.lengths
-        if first.any():
-            base = np.where(first, -self.before, base)
-            self.keys_values[:, first] = 0  # weight 0 hides a number, and not what is none
-        last = int(base.max()) + self.tokens_per_step
-        if self.kind == "banded" or last <= self.capacity:
-            if self.kind == "full":
-                self.grow(last)
-            return base, NOBODY
-        if self.kind == "full":
-            refuse_longer(self.length + 1, self.length)
-        return base, np.flatnonzero(base + self.tokens_per_step > self.capacity)
+        """(B,) the position of each row's first token in this call, and the rows that have no room for it and must refill.
 
-    def grow(self, slots: int) -> None:
-        now = self.keys_values.shape[3]
-        if slots > now:
-            more = min(self.capacity, max(slots, 2 * now))
-            grown = np.zeros((*self.keys_values.shape[:3], more, self.keys_values.shape[4]), np.float32)
-            grown[:, :, :, :now] = self.keys_values
-            self.keys_values = grown
-            self.mask = np.zeros((*self.mask.shape[:3], more + self.tokens_per_step), np.float32)
+        `slots` is then large enough."""
+        sizes, base = self.sizes, self.lengths
+        if first.any():
+            base = np.where(first, -sizes.before, base)
+        last = int(base.max()) + sizes.tokens
+        if sizes.kind == "banded" or last <= self.slots:
+            return base, NOBODY
+        if sizes.kind == "block":
+            return base, np.flatnonzero(base + sizes.tokens > self.slots)
+        if last > sizes.capacity:
+            refuse_longer(sizes.length + 1, sizes.length)
+        self.slots = min(sizes.capacity, max(last, 2 * self.slots))
+        return base, NOBODY
+
+
+class Past(Extent):
+    """Keys and values of B rows."""
+
+    def __init__(self, rows: int, sizes: Sizes) -> None:
+        super().__init__(rows, sizes)
+        self.keys_values, self.mask = self.room(rows)
+        self.positions = np.zeros((rows, sizes.tokens), np.int64)
+        self.in_order = np.arange(sizes.tokens)
+        self.tokens = np.zeros((rows, sizes.capacity, sizes.width), np.float32) if sizes.kind == "block" else None
+
+    def room(self, rows: int) -> tuple[Array, Array]:
+        """Keys and values of as many slots as there are, and a mask over them and the tokens of a call."""
+        sizes, (layers, heads, head_width) = self.sizes, self.sizes.shape
+        return (
+            np.zeros((layers, rows, heads, self.slots, head_width), np.float32),
+            np.zeros((rows, 1, sizes.tokens, self.slots + sizes.tokens), np.float32),
+        )
+
+    def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+        base, full = super().begin(first)
+        if first.any():
+            self.keys_values[:, first] = 0  # weight 0 hides a number, and not what is none
+        now = self.keys_values
+        if self.slots > now.shape[3]:
+            self.keys_values, self.mask = self.room(len(first))
+            self.keys_values[:, :, :, : now.shape[3]] = now
+        return base, full
 
     def inputs(self) -> dict[str, Array]:
         """Positions (B, m), mask (B, 1, m, C + m) and keys and values of a step. Until it grows, they stay where they are."""
         return {"positions": self.positions, "mask": self.mask, "past": self.keys_values}
 
-    def prepare(self, base: Array, band: tuple[int, int] | None) -> None:
+    def prepare(self, base: Array) -> None:
         """Write positions and mask of a step whose rows begin at `base`."""
-        slots, start = self.keys_values.shape[3], int(base[0])
+        slots, start, count, band = self.slots, int(base[0]), self.sizes.tokens, self.sizes.band
         if len(base) == 1 or (base == start).all():
             cycle = math.lcm(slots, band[1] if band else 1)
             seen = start if start < 2 * slots else slots + (start - slots) % cycle  # from then on masks repeat
-            self.mask[:] = uniform_mask(seen, self.tokens_per_step, slots, band)
+            self.mask[:] = uniform_mask(seen, count, slots, band)
         else:
-            self.mask[:] = mask_of(base, self.tokens_per_step, slots, band)
+            self.mask[:] = mask_of(base, count, slots, band)
         np.add(base[:, None], self.in_order, out=self.positions)
 
     def write(self, base: Array, new: Array, tokens: Array | None = None, rows: Array | None = None) -> None:
         """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step and, where there are refills, its embedded tokens (B, m, D): of all rows, or
         of the given ones."""
-        start, slots, count = int(base[0]), self.keys_values.shape[3], self.tokens_per_step
+        start, slots, count = int(base[0]), self.slots, self.sizes.tokens
         if rows is None and (len(base) == 1 or (base == start).all()) and (start % slots + count <= slots or start < 0):
             skip = max(0, -start)
             at = max(0, start) % slots
@@ -103,9 +153,9 @@ class Past:
     def window(self, rows: Array, base: Array, tokens: Array) -> Array:
         """(B′, L, D) the tokens that the given rows keep when they refill: the newest K/2 steps, those of this call among them."""
         assert self.tokens is not None
-        begin = int(base[rows][0])  # of all of them: only a full row refills
-        old = self.tokens[rows, min(self.dropped, begin) : begin]
-        return np.concatenate([old, tokens[rows, max(0, self.dropped - begin) :]], axis=1)
+        begin, dropped = int(base[rows][0]), self.sizes.dropped  # of all of them: only a full row refills
+        old = self.tokens[rows, min(dropped, begin) : begin]
+        return np.concatenate([old, tokens[rows, max(0, dropped - begin) :]], axis=1)
 
     def refill(self, rows: Array, window: Array, new: Array) -> None:
         """Begin the rows' contexts anew with the window and its keys and values."""

@@ -1,6 +1,6 @@
-"""Programs in NumPy: a traced function as data, and what runs it without torch.
+"""A traced function as data, and what runs it, in NumPy without torch.
 
-A program is a list of nodes over registers: each names one of `OPERATIONS` and its arguments, where `{"r": i}` is register i. Constants come
+A program is a list of nodes over registers: each names one of the `OPERATIONS` and its arguments, where `{"r": i}` is register i. Constants come
 first, then inputs. Nothing else in it is ever called, so that a program from a file is data."""
 
 import operator
@@ -19,9 +19,14 @@ Array = npt.NDArray[Any]
 
 
 class Program:
-    """Runs a program. Nodes that no input reaches are computed once, here."""
+    """Runs a program by `operations`. Nodes that no input reaches are computed once, here."""
 
-    def __init__(self, document: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        document: Mapping[str, Any],
+        tensors: Mapping[str, Any],
+        operations: Mapping[str, Callable[..., Any]] = OPERATIONS,
+    ) -> None:
         self.inputs: list[str] = document["inputs"]
         self.outputs = document["outputs"]
         constants: list[str] = document["constants"]
@@ -30,9 +35,9 @@ class Program:
         registers: list[Any] = [tensors[name] for name in constants] + [None] * (size - first)
         self.steps: list[Step] = []
         for i, (name, arguments, keywords) in enumerate(document["nodes"], first + len(self.inputs)):
-            if name not in OPERATIONS:
-                raise InputError(f"the numpy engine does not know the operation {name}; export for another engine.")
-            step = Step(bound(OPERATIONS[name], arguments, keywords, i), name, registers_in([arguments, keywords]), i)
+            if name not in operations:
+                raise InputError(f"this engine does not know the operation {name}; export for another engine.")
+            step = Step(bound(operations[name], arguments, keywords, i), name, registers_in([arguments, keywords]), i)
             if known.issuperset(step.reads):
                 step.run(registers)
                 known.add(i)
@@ -41,8 +46,17 @@ class Program:
         self.registers, self.known = registers, known
         self.slots = {name: first + i for i, name in enumerate(self.inputs)}
 
+    def run(self, **inputs: Any) -> Any:
+        """A nest of dicts and lists of what the program computes."""
+        registers = self.registers.copy()
+        for name, value in inputs.items():
+            registers[self.slots[name]] = value
+        for step in self.steps:
+            step.run(registers)
+        return pick(self.outputs, registers)
+
     def bind(self, **inputs: Array) -> Callable[[], Any]:
-        """What runs the program on what the arrays hold at each call, and gives a nest of dicts and lists of new arrays.
+        """Of NumPy's operations: what runs the program on what the arrays hold at each call, and gives a nest of dicts and lists of new arrays.
 
         Views of the inputs are taken once, here."""
         registers, rest, fixed = self.registers.copy(), [], self.known | set(self.slots.values())

@@ -4,15 +4,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtrl.acting.engines.past import FIRST_SLOTS, Past
+from dtrl.acting.engines.past import FIRST_SLOTS, Past, Sizes
 
 TOKENS, BEFORE = 3, 1
 """Of a call, and of them those that belong to the step before."""
 
 
-def shown(past, base, band, new):
+def shown(past, base, new):
     """By row and token of the call: the set of numbers that it sees, in the slots and in the call."""
-    past.prepare(base, band)
+    past.prepare(base)
     inputs = past.inputs()
     values = np.concatenate(
         [inputs["past"][0, :, 0, :, 0], np.broadcast_to(new[0, :, 0, :, 0], (len(base), TOKENS))], axis=1
@@ -28,7 +28,8 @@ def shown(past, base, band, new):
 )
 def test_every_token_sees_what_the_model_was_trained_to_see(kind, length, firsts):
     limit = length if kind == "banded" else 40
-    past, band = Past(3, kind, limit, TOKENS, BEFORE, 4, (1, 2, 1)), (length, TOKENS) if kind == "banded" else None
+    band = (length, TOKENS) if kind == "banded" else None
+    past = Past(3, Sizes(kind, limit, TOKENS, BEFORE, 4, (1, 2, 1), band))
     history: list[list[tuple[int, float]]] = [[] for _ in range(3)]  # (position, number) of each row's tokens
     number = 0.0
     for step, some in enumerate(firsts):
@@ -41,7 +42,7 @@ def test_every_token_sees_what_the_model_was_trained_to_see(kind, length, firsts
         for row in np.flatnonzero(first):
             history[row].clear()
         whole = [past_tokens + [(int(base[row]) + i, float(new[row, i])) for i in range(TOKENS)] for row, past_tokens in enumerate(history)]  # fmt: skip
-        for row, tokens in enumerate(shown(past, base, band, everything)):
+        for row, tokens in enumerate(shown(past, base, everything)):
             for i, seen in enumerate(tokens):
                 query = int(base[row]) + i
                 begin = 0 if band is None else (query // TOKENS - length + 1) * TOKENS
@@ -53,7 +54,7 @@ def test_every_token_sees_what_the_model_was_trained_to_see(kind, length, firsts
 
 
 def test_a_full_past_grows_and_keeps_what_it_has():
-    past = Past(2, "full", 100, TOKENS, BEFORE, 4, (1, 2, 1))
+    past = Past(2, Sizes("full", 100, TOKENS, BEFORE, 4, (1, 2, 1)))
     assert past.keys_values.shape[3] == FIRST_SLOTS
     for step in range(100):
         base, _ = past.begin(np.full(2, step == 0))
