@@ -135,7 +135,10 @@ class OneHots(Distribution):
 
     def one_hot(self, ids: Sequence[Tensor]) -> Tensor:
         """The token of given ids, one a choice."""
-        parts = [F.one_hot(i, n).to(self.parts[0].dtype) for i, n in zip(ids, self.sizes, strict=True)]
+        # not F.one_hot, which reads the ids back to check them
+        parts = [
+            torch.zeros_like(part).scatter_(-1, i[..., None], 1.0) for i, part in zip(ids, self.parts, strict=True)
+        ]
         return torch.cat(parts, dim=-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:

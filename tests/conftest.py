@@ -72,6 +72,9 @@ def random_trajectories():
         def values(space, count):
             if isinstance(space, spaces.Discrete):
                 return random.integers(space.start, space.start + space.n, count)
+            if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+                top = space.nvec if isinstance(space, spaces.MultiDiscrete) else 2
+                return random.integers(0, top, (count, *space.shape))
             return random.uniform(-1, 1, (count, *space.shape))
 
         episodes = [
@@ -113,6 +116,26 @@ def untrained_policy():
         return Policy(model, config, *spaces, DataSummary.of(trajectories), **(acting or {}))
 
     return make
+
+
+@pytest.fixture
+def nothing_read_back():
+    """A context in which torch raises where the host would have to wait for a number of the device, which no CUDA graph can hold."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    reading = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal", "is_nonzero"}
+    indexed = {"index", "index_put", "index_put_", "_index_put_impl_"}
+
+    class NothingReadBack(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = function.overloadpacket.__name__
+            by_mask = name in indexed and any(i is not None and i.dtype == torch.bool for i in args[1])
+            if name in reading or by_mask:
+                raise AssertionError(f"{function} waits for the device")
+            return function(*args, **(kwargs or {}))
+
+    return NothingReadBack
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,8 @@ def load_policy(
 ) -> "Policy | ExportedPolicy":
     """The policy of a run directory (its newest checkpoint), of one checkpoint's folder, or of a file made by `policy.save` or `dtrl export`.
 
-    `engine` runs its model: eager (PyTorch, the default), numpy, onnx or aoti, for any number of environments or for `rows` alone; a file that was exported
-    for one knows it. A file for aoti holds machine code, and is loaded only where `engine` says so. Other keyword arguments are those
+    `engine` runs its model: eager (PyTorch, the default), numpy, onnx, aoti or graph, for any number of environments or for `rows` alone; a file that
+    was exported for one knows it. A file for aoti holds machine code, and is loaded only where `engine` says so. Other keyword arguments are those
     of `Policy`: context, context_length, decoding, target_return. Raises InputError where there is no policy, where its files do not match their sha256,
     and for an engine that cannot run here."""
     path = Path(path)

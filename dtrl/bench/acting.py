@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dtrl.acting import Actor, ExportedPolicy, Policy
 from dtrl.acting.context import CONTEXTS
@@ -79,7 +80,8 @@ def run(
         "engines": engines,
         "aoti": aoti,
     }
-    which = [name for name in ENGINES if engines and (aoti or name != "aoti")]
+    here = {"aoti": bool(aoti), "graph": torch.cuda.is_available()}
+    which = [name for name in ENGINES if engines and here.get(name, True)]
     return document("acting", options, rows_of_results(envs, threads, repetitions, context_length, which))
 
 

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from dtrl.acting import Episode, Policy, Timing
+from dtrl.acting import Actor, Episode, ExportedPolicy, Policy, Timing
 from dtrl.acting.rollouts import halves, play
 from dtrl.acting.rows import Plan, Rows
 from dtrl.acting.summary import DataSummary
@@ -40,13 +40,15 @@ def run(
     workers: int = 2,
     threads: int = 1,
     cuda: int = 0,
+    graph: int = 0,
 ) -> dict[str, Any]:
     """Episodes of so many steps, one a row: in 1, 8, … `max_envs` environments without cost; and in `envs` that cost so many microseconds a step, with that
-    many worker processes. `cuda` 1 puts the model on the GPU. The start of processes is not timed."""
+    many worker processes. `cuda` 1 puts the model on the GPU, `graph` 1 replays a step there as one CUDA graph. The start of processes is not timed."""
     options = dict(locals())
     if cuda and not torch.cuda.is_available():
         raise InputError("there is no CUDA device here for --cuda 1; leave it out.")
-    policy = hopper_policy().to("cuda" if cuda else "cpu")
+    eager = hopper_policy().to("cuda" if cuda else "cpu")
+    policy: Actor = ExportedPolicy.of(eager, "graph") if graph else eager
     with torch_threads(threads):
         counts = [n for n in (1, 8, 64, 512, 4_096) if n <= max_envs]
         results = [null_row(policy, n, steps, repetitions) for n in counts]
@@ -73,7 +75,7 @@ def hopper_policy() -> Policy:
     )
 
 
-def null_row(policy: Policy, envs: int, steps: int, repetitions: int) -> dict[str, Any]:
+def null_row(policy: Actor, envs: int, steps: int, repetitions: int) -> dict[str, Any]:
     vector = NullVector(policy.observation_space, policy.action_space, envs, steps)
     jobs = {"rollout": rollout_of(policy, [vector], envs), NULL_LOOP: plain_loop(policy, vector, steps)}
     times = interleaved(jobs, repetitions)
@@ -82,7 +84,7 @@ def null_row(policy: Policy, envs: int, steps: int, repetitions: int) -> dict[st
 
 
 def costly_rows(
-    policy: Policy, envs: int, steps: int, microseconds: int, workers: int, repetitions: int
+    policy: Actor, envs: int, steps: int, microseconds: int, workers: int, repetitions: int
 ) -> list[dict[str, Any]]:
     make = busy_env(policy.observation_space, policy.action_space, microseconds, steps)
     ours = {
@@ -117,7 +119,7 @@ def with_rates(row: dict[str, Any], steps: int) -> dict[str, Any]:
     return row | {"env_steps_per_second": {key: steps / row[f"{key}_seconds"]["p10"] for key in ("dtrl", "peer")}}
 
 
-def rollout_of(policy: Policy, vectors: Sequence[Any], envs: int) -> Repetition:
+def rollout_of(policy: Actor, vectors: Sequence[Any], envs: int) -> Repetition:
     """One episode a row, as `dtrl.rollout` plays them."""
 
     def prepare() -> Callable[[], object]:
@@ -128,7 +130,7 @@ def rollout_of(policy: Policy, vectors: Sequence[Any], envs: int) -> Repetition:
     return prepare
 
 
-def plain_loop(policy: Policy, vector: Any, steps: int) -> Repetition:
+def plain_loop(policy: Actor, vector: Any, steps: int) -> Repetition:
     """The model, then the environments, one after the other; nothing is recorded."""
 
     def prepare() -> Callable[[], object]:

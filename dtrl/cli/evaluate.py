@@ -44,7 +44,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     parser.add_argument(
         "--engine",
-        choices=("eager", "numpy", "onnx", "aoti"),
+        choices=("eager", "numpy", "onnx", "aoti", "graph"),
         help="what runs the model (default: eager, or what a file was exported for)",
     )
     parser.add_argument(
@@ -79,8 +79,10 @@ def run(arguments: argparse.Namespace) -> None:
         from dtrl.training.optimization import choose_device
 
         policy = policy.to(choose_device(arguments.device))
-    elif arguments.device not in ("auto", "cpu"):
-        raise InputError(f"--device {arguments.device} is for the engine eager; this policy's runs on the CPU.")
+    elif arguments.device not in ("auto", place := "cuda" if policy.engine_name == "graph" else "cpu"):
+        raise InputError(
+            f"--device {arguments.device} is for the engine eager; this policy's, {policy.engine_name}, runs on {place}."
+        )
     report = evaluate(
         policy,
         arguments.target_returns,

@@ -11,6 +11,7 @@ FORMATS = {
     "numpy": "acts with NumPy alone, without torch",
     "onnx": "dtrl acts with ONNX Runtime, without torch (extra `onnx`)",
     "aoti": "compiled for this machine and a fixed number of environments; takes minutes and a C++ compiler",
+    "graph": "for an NVIDIA GPU: a whole step is one CUDA graph",
 }
 
 

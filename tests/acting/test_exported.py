@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 import dtrl
@@ -99,17 +100,27 @@ def largest_difference(one, other, rows=ROWS, steps=STEPS, deterministic=True, s
     return worst
 
 
+@pytest.fixture
+def graph_without_a_graph(monkeypatch):
+    """The graph engine on the CPU: it runs what it would capture."""
+    monkeypatch.setattr(ENGINES["graph"], "device", "cpu")
+
+
+@pytest.mark.usefixtures("graph_without_a_graph")
 @pytest.mark.parametrize("case", some_slow(CASES, quick=("vector", "discrete")))
-def test_numpy_acts_as_pytorch(policy_for, case):
+def test_numpy_and_what_graph_captures_act_as_pytorch(policy_for, case):
     observation_space, action_space, options = case
     policy = policy_for(observation_space, action_space, **options)
     exported = ExportedPolicy.of(policy, "numpy")
+    # both hold the same program; tracing it is what takes the time
+    graph = ExportedPolicy({**exported.document, "engine": "graph"}, exported.arrays)
     cached = (
         policy if policy.context != "window" or not policy.model.backbone.memory else policy.variant(context="block")
     )
     assert (exported.context, exported.context_length) == (cached.context, cached.context_length)
     for rows in (1, ROWS):
         assert largest_difference(cached, exported, rows) <= 1e-5
+        assert largest_difference(cached, graph, rows) <= 1e-5
 
 
 @pytest.mark.slow
@@ -135,22 +146,49 @@ def test_onnx_acts_as_pytorch(policy_for, case):
         assert largest_difference(cached, exported, rows) <= 1e-5
 
 
-@pytest.fixture
-def graph_without_a_graph(monkeypatch):
-    """The graph engine on the CPU: it runs what it would capture."""
-    monkeypatch.setattr(ENGINES["graph"], "device", "cpu")
+@pytest.mark.usefixtures("graph_without_a_graph")
+@pytest.mark.parametrize(
+    "case",
+    some_slow({name: CASES[name] for name in ("vector", "one step", "banded", "full", "parts")}, quick=("vector",)),
+)
+def test_what_graph_captures_waits_for_nothing_and_stays_where_it_is(policy_for, case, nothing_read_back):
+    policy = policy_for(*case[:2], **case[2])
+    exported = ExportedPolicy.of(policy, "graph")
+    state = exported.initial_state(ROWS)
+    call, kinds = state.context, set()
+    whole = call.whole
+
+    def watched(kind):
+        kinds.add(kind)
+        with nothing_read_back():
+            whole(kind)
+
+    call.whole = watched
+    space = exported.observation_space
+
+    def act(some):
+        exported.predict(stack(space, [space.sample() for _ in range(ROWS)]), state, np.array(some))
+        parts = [*call.host, *(part for parts in call.heads.values() for part in parts), call.tokens]
+        return [part.data_ptr() for part in (parts if exported.context == "full" else [*parts, call.keys_values])]
+
+    places = act([True] * ROWS)
+    for step in range(2, STEPS):
+        assert act([step == 8, False, False]) == places
+    assert kinds == ({"step", "refill", "mixed"} if exported.context == "block" else {"step"})
 
 
 @pytest.mark.usefixtures("graph_without_a_graph")
-@pytest.mark.parametrize("case", some_slow(CASES, quick=("vector", "discrete")))
-def test_what_graph_captures_acts_as_pytorch(policy_for, case):
-    policy = policy_for(*case[:2], **case[2])
-    exported = ExportedPolicy.of(policy, "graph")
-    cached = (
-        policy if policy.context != "window" or not policy.model.backbone.memory else policy.variant(context="block")
-    )
-    for rows in (1, ROWS):
-        assert largest_difference(cached, exported, rows) <= 1e-5
+def test_a_saved_graph_is_data(policy_for, tmp_path):
+    exported = ExportedPolicy.of(policy_for(), "graph")
+    exported.save(tmp_path / "policy.safetensors")
+    loaded = dtrl.load_policy(tmp_path / "policy.safetensors")
+    assert loaded.engine_name == "graph"
+    assert largest_difference(exported, loaded) == 0
+    arrays, document = load_arrays(tmp_path / "policy.safetensors")
+    document["programs"]["step"]["nodes"][0][0] = "aten.set_.source_Tensor"
+    save_arrays(tmp_path / "policy.safetensors", arrays, document)
+    with pytest.raises(InputError, match=r"does not know the operation aten\.set_"):
+        dtrl.load_policy(tmp_path / "policy.safetensors")
 
 
 @pytest.mark.slow
@@ -307,6 +345,9 @@ def test_engines_that_are_unknown_or_not_here_say_what_to_do(policy_for, monkeyp
     monkeypatch.setattr(aoti_engine.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"no(ne| C\+\+).*install g\+\+"):
         ExportedPolicy.of(policy, "aoti")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no CUDA device here; use engine eager"):
+        ExportedPolicy.of(policy, "graph")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="is not installed; `pip install onnxruntime`"):
         onnx_engine.OnnxEngine({})

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.errors import InputError
@@ -52,6 +53,19 @@ def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pi
     assert any((one != other).any() for one, other in zip(before, weights(ordinary), strict=True))
     for (_, one), (_, other) in zip(ordinary.meter.values(), captured.meter.values(), strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "action_space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
+)
+def test_the_function_that_is_captured_waits_for_nothing(random_trajectories, action_space, nothing_read_back):
+    data = random_trajectories(LENGTHS, None, action_space)
+    trainer = without_a_graph(make_trainer(data, {"dropout": 0.1}))
+    trainer.update(1)  # the first one makes AdamW's moments
+    with nothing_read_back():
+        trainer.captured.whole()
+        with pytest.raises(AssertionError, match="waits for the device"):
+            trainer.captured.failed.item()
 
 
 def test_dropout_of_the_function_that_is_captured_depends_on_the_update_alone(data):

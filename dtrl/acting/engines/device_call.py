@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dtrl.acting.engines.base import Array, named
-from dtrl.acting.engines.call import Heads
 from dtrl.acting.engines.past import Extent, Sizes
 from dtrl.acting.engines.program import Program
 from dtrl.acting.masks import Masks
@@ -95,9 +94,10 @@ class DeviceCall:
         else:
             graph = self.graphs[kind]
             if graph is None:
-                graph = self.graphs[kind] = torch.cuda.CUDAGraph()
+                graph = torch.cuda.CUDAGraph()
                 with torch.cuda.graph(graph):
                     self.whole(kind)
+                self.graphs[kind] = graph
             graph.replay()
         stream.synchronize()
 
@@ -111,11 +111,11 @@ class DeviceCall:
         sizes, slots = self.extent.sizes, self.keys_values.shape[3]
         positions = base[:, None] + torch.arange(sizes.tokens, device=self.device)
         if kind == "refill":
-            tokens, heads = self.run("embed", **given)["tokens"], None
+            out = self.run("embed", **given)
         else:
-            mask = self.mask(base, positions)
-            out = self.run("step", **given, positions=positions, mask=mask, past=self.keys_values)
-            tokens, heads = out["tokens"], out["heads"]
+            given |= {"positions": positions, "mask": self.mask(base, positions), "past": self.keys_values}
+            out = self.run("step", **given)
+        tokens, heads = out["tokens"], out.get("heads")
         if kind != "step":
             begin = sizes.capacity - sizes.before
             old = self.tokens[:, min(sizes.dropped, begin) : begin]
@@ -157,7 +157,9 @@ class DeviceCall:
                 place.copy_(part, non_blocking=True)
 
 
-def mixed(stepped: Mapping[str, list[Tensor]], anew: Mapping[str, list[Tensor]], full: Tensor) -> dict[str, list[Tensor]]:
+def mixed(
+    stepped: Mapping[str, list[Tensor]], anew: Mapping[str, list[Tensor]], full: Tensor
+) -> dict[str, list[Tensor]]:
     """By field: of rows in `full` (B,) what was computed anew, of the others what the step gave."""
     return {
         name: [

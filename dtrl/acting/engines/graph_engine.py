@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 class GraphEngine(Engine):
+    fused = True
     device = "cuda"
 
     @classmethod
@@ -31,7 +32,7 @@ class GraphEngine(Engine):
         document, arrays = as_document(program)
         if unknown := {name for name, *_ in document["nodes"]} - OPERATIONS.keys():
             raise InputError(
-                f"the graph engine cannot express {', '.join(sorted(unknown))}, which this model uses; use engine eager with --device cuda."
+                f"the graph engine cannot express {', '.join(sorted(unknown))}, which this model uses; use engine eager on cuda."
             )
         return document, arrays
 
@@ -81,13 +82,17 @@ def torch_operation(name: str, device: str) -> Callable[..., Any]:
     """torch's operation of that name, one of `OPERATIONS`; what makes tensors makes them on the device."""
     import torch
 
+    from dtrl.backbones.cache import GivenPast
+
+    if name == "dtrl.attend.default":
+        return GivenPast.mix
     if "." not in name:
         return getattr(operator, name)  # type: ignore[no-any-return]
     space, operation, overload = name.split(".")
     # a program is run more than once, and what it has been given must not change
     function = getattr(getattr(getattr(torch.ops, space), operation.removesuffix("_")), overload)
     makes = any(argument.name == "device" for argument in function._schema.arguments)
-    return partial(function, device=device) if makes else function  # type: ignore[no-any-return]
+    return partial(function, device=device) if makes else function
 
 
 def with_dtypes(value: Any) -> Any:
