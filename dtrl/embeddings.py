@@ -18,7 +18,37 @@ def embedding(tokenizer: Tokenizer, width: int, encoder: str = "conv") -> nn.Mod
         return IMAGE_ENCODERS[encoder](tokenizer.grid, width)
     if tokenizer.vocab_size is None:
         return Vectors(tokenizer.token_width, width)
+    if tokenizer.num_tokens > 1:
+        return SlotTables(tokenizer.num_tokens, tokenizer.vocab_size, width)
     return nn.Embedding(tokenizer.vocab_size, width)
+
+
+class SlotTables(nn.Module):
+    """(…, n) ids → (…, n, D), by a table of V rows for each of the slots: bin 7 of one dimension is not bin 7 of another."""
+
+    first: Tensor
+
+    def __init__(self, slots: int, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(slots * vocab_size, width)
+        self.register_buffer("first", torch.arange(slots) * vocab_size, persistent=False)
+
+    def forward(self, ids: Tensor, slot: int = 0) -> Tensor:
+        """The ids are those of slots from `slot` on."""
+        return self.table(ids + self.first[slot : slot + ids.shape[-1]])  # type: ignore[no-any-return]
+
+
+class Unseen(nn.Module):
+    """(…, n) ids or (…, n, d) vectors → (…, n, D): the same learned vector whatever they are."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.zeros(width))
+        nn.init.normal_(self.vector, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        shape = tokens.shape[:-1] if tokens.is_floating_point() else tokens.shape
+        return self.vector.expand(*shape, -1)
 
 
 class Vectors(nn.Linear):

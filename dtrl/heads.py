@@ -114,6 +114,30 @@ class Categories(nn.Module):
         return Categorical(logits=F.log_softmax(self.logits(hidden), dim=-1), validate_args=False)
 
 
+class Slots(nn.Module):
+    """Logits of the n tokens of a field, each by a linear map of its own [Janner et al. 2021, Trajectory Transformer, arXiv:2106.02039].
+
+    `sizes` are the numbers of ids that each slot has, up to the vocabulary V; the others get −∞."""
+
+    unused: Tensor
+
+    def __init__(self, width: int, tokens: int, vocab_size: int, sizes: Sequence[int] | None = None) -> None:
+        super().__init__()
+        # laid out as Linear's: initialised alike
+        maps = [nn.Linear(width, vocab_size) for _ in range(tokens)]
+        self.weight = nn.Parameter(torch.stack([one.weight.detach() for one in maps]))
+        self.bias = nn.Parameter(torch.stack([one.bias.detach() for one in maps]))
+        limits = torch.tensor(list(sizes or [vocab_size] * tokens))
+        self.register_buffer("unused", torch.arange(vocab_size) >= limits[:, None], persistent=False)
+
+    def forward(self, hidden: Tensor, slot: int = 0) -> Categorical:
+        """(…, n′, D) hidden vectors before the tokens of n′ slots from `slot` on → their distributions, of batch shape (…, n′)."""
+        some = slice(slot, slot + hidden.shape[-2])
+        logits = torch.einsum("...nd,nvd->...nv", hidden, self.weight[some]) + self.bias[some]
+        logits = logits.masked_fill(self.unused[some], -torch.inf)
+        return Categorical(logits=F.log_softmax(logits, dim=-1), validate_args=False)
+
+
 class OneHots(Distribution):
     """Independent choices, as the token that `tokenizers.OneHot` makes of them: the one-hot vectors of all, end to end."""
 

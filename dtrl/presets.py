@@ -119,9 +119,8 @@ def window_length(config: ModelConfig) -> int:
 
 
 def columns_for(model: SequenceModel, trajectories: Trajectories) -> dict[str, object]:
-    """Field name → column, for `SequenceModel.fit`."""
-    columns = field_columns(trajectories)
-    return {f.name: columns[f.name] for f in model.fields}
+    """What the model's fields read → column, for `SequenceModel.fit`."""
+    return dict(field_columns(trajectories, model.sources))
 
 
 def fields_of(

@@ -14,8 +14,8 @@ from torch.distributions import Distribution
 
 from dtrl.backbones import Backbone
 from dtrl.backbones.dropout import dropout
-from dtrl.embeddings import embedding
-from dtrl.heads import OneHots
+from dtrl.embeddings import SlotTables, Unseen, embedding
+from dtrl.heads import OneHots, Slots
 from dtrl.tokenizers import Tokenizer
 from dtrl.windows import Batch
 
@@ -25,15 +25,22 @@ class Field:
     """One slot group of the block."""
 
     name: str
-    """Its key in `Batch.values`."""
     tokenizer: Tokenizer
     loss_weight: float = 0.0
     """Weight of −log p of its tokens in the loss; 0 for a field that only conditions."""
     in_context: bool = True
     """Whether its tokens are fed to the model. A field that is not is predicted from the slot before it and never seen."""
+    hidden: bool = False
+    """Whether the tokens after it may not see what it says, as the values of a Trajectory Transformer: it is predicted, and in context there is a learned
+    vector in its place [Janner et al. 2021, §3, hides it by the attention mask]."""
+    source: str = ""
+    """Its key in `Batch.values`, and the column that its tokenizer is fitted to; the name where it is not given."""
     joined: bool = False
     """Whether it shares the token of the field before it: the parts of a Dict are embedded each in its own way and added up, and the parts of a
     composite action are predicted from the same hidden vector."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", self.source or self.name)
 
 
 @dataclass(frozen=True)
@@ -71,10 +78,12 @@ class SequenceModel(nn.Module):
         self.by_name = {f.name: f for f in fields}
         context = [f for f in fields if f.in_context]
         self.tokenizers = nn.ModuleDict({module_name(f.name): f.tokenizer for f in fields})
-        embeddings = {f.name: embedding(f.tokenizer, width, image_encoder) for f in context}
+        embeddings = {
+            f.name: Unseen(width) if f.hidden else embedding(f.tokenizer, width, image_encoder) for f in context
+        }
         self.embeddings = nn.ModuleDict({module_name(name): layer for name, layer in embeddings.items()})
         # plain references: finding a module in a ModuleDict at every step of acting costs as much as a small kernel
-        self.embedders = {f.name: (f.tokenizer, embeddings[f.name], f.joined) for f in context}
+        self.embedders = {f.name: (f, embeddings[f.name], f.joined) for f in context}
         self.timestep_embedding = nn.Embedding(max_timestep, width) if max_timestep else None
         if self.timestep_embedding is not None:
             # torch's unit deviation would drown the embedded return, observation and action to which it is added
@@ -85,6 +94,7 @@ class SequenceModel(nn.Module):
         self.head_of = dict(heads)
         self.tokens_per_step = sum(f.tokenizer.num_tokens for f in context if not f.joined)
         self.slots = self.slots_of_fields()
+        self.sources = list(dict.fromkeys(f.source for f in fields))
 
     def slots_of_fields(self) -> dict[str, int]:
         """The slot of the block at which each field begins; for a field out of context, the slot that it would have."""
@@ -111,23 +121,39 @@ class SequenceModel(nn.Module):
                 )
         return slots
 
+    def tokens_of(self, names: Iterable[str]) -> int:
+        """How many tokens a step the named fields of the context have."""
+        return sum(f.tokenizer.num_tokens for f in map(self.by_name.__getitem__, names) if not f.joined)
+
     def fit(self, columns: Mapping[str, object]) -> None:
         """Fit each field's tokenizer to its column of data."""
         for f in self.fields:
-            f.tokenizer.fit(columns[f.name])  # type: ignore[arg-type]
+            f.tokenizer.fit(columns[f.source])  # type: ignore[arg-type]
 
-    def embed(self, names: Iterable[str], values: Mapping[str, Tensor], timesteps: Tensor) -> Tensor:
-        """Tokens (B, T · n, D) of the named fields, n a step, in the given order. Training and acting both call this.
+    def embed(self, names: Iterable[str], values: Mapping[str, Tensor], timesteps: Tensor, since: int = 0) -> Tensor:
+        """Tokens (B, T · n, D) of the named fields, n a step, in the given order, without the first `since` of them. Training and acting both call this.
 
         `timesteps` are (B, T), or (B, T, n) where the tokens of a step differ in it, as they do in acting: the last action and what followed it."""
         tokens: list[Tensor] = []
         for name in names:
-            tokenizer, embed, joined = self.embedders[name]
-            token = embed(tokenizer.encode(values[name]))
+            f, embed, joined = self.embedders[name]
+            token = embed(f.tokenizer.encode(values[f.source]))
             if joined:
                 tokens[-1] = tokens[-1] + token
             else:
                 tokens.append(token)
+        if since:
+            tokens[0] = tokens[0][:, :, since:]
+        return self.placed(tokens, timesteps)
+
+    def embed_ids(self, name: str, ids: Tensor, slot: int, timesteps: Tensor) -> Tensor:
+        """Tokens (B, n, D) of ids (B, n) that lie in the field's slots from `slot` on, all of the step `timesteps` (B,)."""
+        embed = self.embedders[name][1]
+        token = embed(ids.unsqueeze(1), slot) if isinstance(embed, SlotTables) else embed(ids.unsqueeze(1))
+        return self.placed([token], timesteps.unsqueeze(1))
+
+    def placed(self, tokens: Sequence[Tensor], timesteps: Tensor) -> Tensor:
+        """Embedded parts (B, T, ·, D) of a step, end to end, where they stand in time: (B, T · n, D)."""
         x = full_precision(tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2))
         if self.timestep_embedding is not None:
             table = self.timestep_embedding.weight
@@ -154,6 +180,12 @@ class SequenceModel(nn.Module):
         with no_autocast(x.device.type):  # bf16 has three digits, too few for log p and for an action
             return {name: self.head_of[name](hidden_of[group]) for name, group in groups.items()}
 
+    def predict(self, name: str, hidden: Tensor, slot: int = 0) -> Distribution:
+        """The distribution of the field's token in `slot`, of batch shape (B, 1), from the hidden vector (B, D) before it."""
+        head = self.head_of[name]
+        hidden = hidden.unsqueeze(1)
+        return head(hidden, slot) if isinstance(head, Slots) else head(hidden)  # type: ignore[no-any-return]
+
     def read_positions(self, slot: int, tokens: int, steps: int, device: torch.device) -> Tensor:
         """(K, n) the positions whose hidden vectors predict the n tokens from a slot on: each the one before the token's own.
 
@@ -174,7 +206,7 @@ class SequenceModel(nn.Module):
         )
         for name, distribution in self(batch).items():
             f = self.by_name[name]
-            target = f.tokenizer.encode(batch.values[name])
+            target = f.tokenizer.encode(batch.values[f.source])
             valid = batch.valid.unsqueeze(-1).expand(target.shape[:3])
             if self.slots[name] == 0:
                 valid = valid & (torch.arange(valid.shape[1], device=valid.device)[:, None] > 0)

@@ -4,7 +4,7 @@ Conventions, fixed here: a window begins at any step of any episode and runs K s
 [Chen et al. 2021, algorithm 1]; it is padded on the right with zeros, so that behind a causal model padding cannot become content;
 timesteps count from the beginning of the episode; masks are True where a step is real, and are called `valid`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,32 @@ from dtrl.spaces import leaves
 from dtrl.trajectories import Trajectories
 
 
-def field_columns(trajectories: Trajectories) -> dict[str, npt.NDArray[Any]]:
-    """Name of a model's field → the column that it reads: `return`, `observation` and `action`, or `observation/PATH` a leaf of a composite space."""
+def field_columns(trajectories: Trajectories, names: Iterable[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Name of what a model's field reads → its column, of the given names or of those that every model knows: `return`, `observation` and `action`, or
+    `observation/PATH` a leaf of a composite space. Others are `reward`, and `value`: the return-to-go of the next step, 0 after the last
+    [Janner et al. 2021, arXiv:2106.02039, §3]."""
     columns: dict[str, npt.NDArray[Any]] = {"return": trajectories.returns_to_go}
     for field, column, space in (
         ("observation", "observations", trajectories.observation_space),
         ("action", "actions", trajectories.action_space),
     ):
         columns |= {leaf.name(field): trajectories.columns[leaf.name(column)] for leaf in leaves(space)}
-    return columns
+    if names is None:
+        return columns
+    return {name: MORE_COLUMNS[name](trajectories) if name in MORE_COLUMNS else columns[name] for name in names}
+
+
+def values_after(trajectories: Trajectories) -> npt.NDArray[np.float32]:
+    """(N,) the return-to-go of the step after each."""
+    value = np.append(trajectories.returns_to_go[1:], np.float32(0))
+    value[trajectories.episode_ends - 1] = 0
+    return value
+
+
+MORE_COLUMNS: dict[str, Callable[[Trajectories], npt.NDArray[Any]]] = {
+    "reward": lambda trajectories: np.asarray(trajectories.rewards, dtype=np.float32),
+    "value": values_after,
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,8 @@ class Batch:
     """Windows in env units."""
 
     values: Mapping[str, Tensor]
-    """Field name → (B, K, …): "return" (B, K), "observation" (B, K, S) or (B, K), "action" (B, K, A) or (B, K), or one a leaf: "observation/image"."""
+    """Field name → (B, K, …): "return" (B, K), "observation" (B, K, S) or (B, K), "action" (B, K, A) or (B, K), or one a leaf: "observation/image";
+    "reward" and "value" (B, K)."""
     timesteps: Tensor
     """(B, K) int64, steps since the beginning of the episode; 0 in padding."""
     valid: Tensor
@@ -59,18 +77,24 @@ class Batch:
 
 
 class Windows:
-    """Draws batches of windows from trajectories.
+    """Draws batches of windows from trajectories, of what `names` name (see `field_columns`).
 
     Randomness is counter-based: batch number `update` depends on `(seed, update)` alone, so a resumed run needs no sampler state. `sampling`:
     every step alike ("step"), every episode alike and then every step of it ("episode"), or an episode in proportion to its length times the
     rank of its return, 1 for the worst ("return"). Of datasets that were mixed with weights, one is drawn by its weight first."""
 
     def __init__(
-        self, trajectories: Trajectories, length: int, batch_size: int, sampling: str = "step", seed: int = 0
+        self,
+        trajectories: Trajectories,
+        length: int,
+        batch_size: int,
+        sampling: str = "step",
+        seed: int = 0,
+        names: Iterable[str] | None = None,
     ) -> None:
         self.trajectories = trajectories
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.columns = field_columns(trajectories)
+        self.columns = field_columns(trajectories, names)
         self.end_of_step = np.repeat(trajectories.episode_ends, trajectories.episode_lengths)
         self.start_of_step = np.repeat(trajectories.episode_starts, trajectories.episode_lengths)
         alike = sampling == "step" and trajectories.mixture is None

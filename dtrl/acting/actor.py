@@ -155,7 +155,7 @@ class Actor(ABC):
         if first.any():
             state.returns_to_go = np.where(first, state.target_returns, state.returns_to_go)
             state.timesteps = np.where(first, 0, state.timesteps)
-        state.reward = np.zeros(len(first))
+        state.last_reward, state.reward = state.reward, np.zeros(len(first))
 
     def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
         """Begin an episode for `act`."""

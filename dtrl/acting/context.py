@@ -38,6 +38,10 @@ class Context(ABC):
 
         Rows in `first` (B,) bool begin a new episode with these tokens."""
 
+    def extend(self, x: Tensor) -> Tensor:
+        """Append tokens (B, n, D) to the step that the last call began, and return the hidden vector (B, D) at the last of them."""
+        return self.step(x, np.full(len(x), x.shape[1]), np.zeros(len(x), dtype=bool))
+
     @staticmethod
     @abstractmethod
     def start(step: int, length: int) -> int:
@@ -147,6 +151,9 @@ class Full(Banded):
         if longest > self.length:
             refuse_longer(longest, self.length)
         return super().step(x, counts, first)
+
+    def extend(self, x: Tensor) -> Tensor:
+        return cached(self.backbone, self.state, x, np.full(len(x), x.shape[1]))
 
 
 CONTEXTS: dict[str, type[Context]] = {"window": Window, "block": Block, "banded": Banded, "full": Full}

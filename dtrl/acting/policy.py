@@ -2,8 +2,8 @@
 
 B environments, S width of an observation, A width of an action."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.decoding import choose, mask_actions
 from dtrl.errors import InputError
 from dtrl.presets import build
-from dtrl.sequence_model import SequenceModel
+from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import (
     Space,
     check_space,
@@ -34,6 +34,35 @@ from dtrl.spaces import (
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is picked at once of an action."""
+
+    names: tuple[str, ...]
+    """Fields: several where they share a token."""
+    slot: int
+    """Which of the field's tokens."""
+    fed: bool
+    """Whether the model is then told, since something of the same action is predicted from it."""
+
+
+Pick = Callable[[Mapping[str, Distribution], Decision], dict[str, Tensor]]
+"""Tokens (B, 1) or (B, 1, d) from distributions of batch shape (B, 1), by field."""
+
+
+def decisions_of(model: SequenceModel, acted: Collection[str]) -> list[Decision]:
+    """An action's decisions, in the order of the block. `acted` are the columns that hold actions."""
+    groups: list[list[Field]] = []
+    for f in model.fields:
+        if f.source in acted:
+            groups[-1].append(f) if f.joined else groups.append([f])
+    slots = [(group, slot) for group in groups for slot in range(group[0].tokenizer.num_tokens)]
+    return [
+        Decision(tuple(f.name for f in group), slot, fed=i < len(slots) - 1 and group[0].in_context)
+        for i, (group, slot) in enumerate(slots)
+    ]
 
 
 class Policy(Actor):
@@ -56,11 +85,20 @@ class Policy(Actor):
         super().__init__(observation_space, action_space, data, decoding, target_return)
         self.model, self.config, self.updates = model.eval(), config, updates
         self.context, self.context_length = check_context(context, context_length, config, model.backbone.memory)
-        context_fields = [f for f in model.fields if f.in_context]
-        self.before = [f.name for f in context_fields if f.name not in self.acted]
-        self.after = [f.name for f in context_fields if f.name in self.acted]
-        self.tokens_after = sum(f.tokenizer.num_tokens for f in context_fields if f.name in self.acted and not f.joined)
-        self.ages = np.array([1] * self.tokens_after + [0] * (model.tokens_per_step - self.tokens_after))
+        self.decisions = decisions_of(model, self.acted)
+        seen = [f.name for f in model.fields if f.in_context]
+        acting = [name for name in seen if model.by_name[name].source in self.acted]
+        begin = seen.index(acting[0]) if acting else len(seen)
+        self.before = seen[:begin]
+        """Fields of a step that are known before its action."""
+        last = self.decisions[-1]
+        pending = list(last.names) if acting and not last.fed else []
+        self.after = pending + seen[begin + len(acting) :]
+        """Fields that the next call brings: what was decided last, which nothing of its own step has to see, and what follows the action."""
+        self.since = last.slot if pending else 0
+        tokens = [model.tokens_of(names) for names in (self.after, self.before)]
+        self.tokens_after = tokens[0] - self.since
+        self.ages = np.array([1] * self.tokens_after + [0] * tokens[1])
         self._anchor = next(model.parameters())
 
     @property
@@ -103,43 +141,80 @@ class Policy(Actor):
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
-        with torch.inference_mode():
-            distributions = self.distributions(state, observations, first)
+        def pick(distributions: Mapping[str, Distribution], decision: Decision) -> dict[str, Tensor]:
             if allowed is not None:
-                distributions = mask_actions(distributions, allowed)
-            chosen = choose(distributions, decoding, state.generators)
-            return {leaf.path: self.to_actions(chosen[name], name) for name, leaf in self.acted.items()}
+                distributions = mask_actions(distributions, allowed, self.mask_part(decision))
+            return choose(distributions, decoding, state.generators)
+
+        with torch.inference_mode():
+            tokens = self.decide(state, self.look(state, observations, first), pick)
+            return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
+
+    def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:
+        """The tokens (B, n) or (B, n, d) of each field of the action, by `pick` from one distribution after the other, each given what was picked before.
+
+        `hidden` (B, D) is what `look` gave."""
+        model, picked = self.model, dict[str, list[Tensor]]()
+        for decision in self.decisions:
+            tokens = pick({name: model.predict(name, hidden, decision.slot) for name in decision.names}, decision)
+            for name, token in tokens.items():
+                picked.setdefault(name, []).append(token)
+            if decision.fed:
+                ((name, ids),) = tokens.items()
+                x = model.embed_ids(name, ids, decision.slot, torch.from_numpy(state.timesteps).to(self.device))
+                hidden = state.context.extend(x)
+        return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
+
+    def mask_part(self, decision: Decision) -> slice | None:
+        """Of an action mask: the entries that are about this decision, None for all."""
+        ((name),) = decision.names
+        tokenizer = self.model.by_name[name].tokenizer
+        if tokenizer.num_tokens == 1:
+            return None
+        begin = sum(tokenizer.sizes[: decision.slot])
+        return slice(begin, begin + tokenizer.sizes[decision.slot])
 
     def distributions(
         self, state: PolicyState, observations: Mapping[str, Array], first: npt.NDArray[np.bool_]
     ) -> dict[str, Distribution]:
-        """The model's distribution of each action token, by field, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
+        """The model's distribution of what is decided first of an action, by field; (B, 1) each. See `look`."""
+        hidden = self.look(state, observations, first)
+        return {name: self.model.predict(name, hidden) for name in self.decisions[0].names}
+
+    def look(self, state: PolicyState, observations: Mapping[str, Array], first: npt.NDArray[np.bool_]) -> Tensor:
+        """The hidden vector (B, D) from which an action is decided, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
 
         `observations` are the parts of the observations by path, (B, …) each."""
         model, device = self.model, self.device
-        values = {"return": state.returns_to_go}
+        values = {"return": state.returns_to_go, "reward": state.last_reward, "value": state.last_reward}
         values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
         values |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
         beginning, names = bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
-        now = {name: torch.from_numpy(np.ascontiguousarray(values[name])).to(device).unsqueeze(1) for name in names}
+        sources = dict.fromkeys(model.by_name[name].source for name in names)
+        now = {name: torch.from_numpy(np.ascontiguousarray(values[name])).to(device).unsqueeze(1) for name in sources}
         ages = (
             self.ages[self.tokens_after :] if beginning else self.ages
         )  # of each token: 1 for those of the step before
         timesteps = np.maximum(state.timesteps[:, None] - ages, 0)
-        x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1))
+        x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1), 0 if beginning else self.since)
         counts = np.full(len(first), x.shape[1])
         if not beginning and first.any():  # no action came before: these rows are padded on the right instead
             rows = torch.from_numpy(np.flatnonzero(first)).to(device)
             x[rows] = x[rows].roll(-self.tokens_after, dims=1)
             counts -= first * self.tokens_after
-        hidden = state.context.step(x, counts, first).unsqueeze(1)
-        return {name: model.head_of[name](hidden) for name in self.acted}
+        return state.context.step(x, counts, first)
 
-    def to_actions(self, tokens: Tensor, name: str) -> Array:
-        """(B, 1) ids or (B, 1, d) vectors → (B, …) actions inside their part of the action space, in its dtype."""
-        values = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu()
+    def to_actions(self, tokens: Mapping[str, Tensor], name: str) -> Array:
+        """The tokens of the fields, ids (B, n) or vectors (B, n, d) → (B, …) actions inside their part of the action space, in its dtype. Where several
+        fields tell of one part, it is their sum."""
+        parts = [
+            self.model.by_name[field].tokenizer.decode(given.unsqueeze(1)).squeeze(1)
+            for field, given in tokens.items()
+            if self.model.by_name[field].source == name
+        ]
+        values = (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)).cpu()
         decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
         return inside(decoded, self.acted[name].space)
 

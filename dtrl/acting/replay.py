@@ -1,9 +1,10 @@
 """Acting against teacher forcing, on recorded episodes: the proof that the policy in the environment is the model that was trained."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
@@ -12,10 +13,11 @@ from dtrl.acting.context import CONTEXTS
 from dtrl.heads import OneHots
 from dtrl.spaces import leaves
 from dtrl.trajectories import Trajectories
-from dtrl.windows import Windows
+from dtrl.windows import Batch, Windows
 
 if TYPE_CHECKING:
-    from dtrl.acting.policy import Policy
+    from dtrl.acting.policy import Decision, Policy
+    from dtrl.acting.state import PolicyState
 
 
 def largest_difference(policy: "Policy", trajectories: Trajectories, rows: int) -> float:
@@ -44,21 +46,39 @@ def act_along(policy: "Policy", episodes: Trajectories) -> Tensor:
         seen = {
             leaf.path: episodes.columns[leaf.name("observations")][at] for leaf in leaves(episodes.observation_space)
         }
-        values = joined_values(policy.distributions(state, seen, first))
+        taken = {leaf.path: episodes.columns[leaf.name("actions")][at] for leaf in leaves(episodes.action_space)}
+        values = decided_along(policy, state, policy.look(state, seen, first), taken)
         for row in np.flatnonzero(step < lengths):
-            out[starts[row] + step] = values[row, 0]
-        state.actions = {
-            leaf.path: episodes.columns[leaf.name("actions")][at] for leaf in leaves(episodes.action_space)
-        }
+            out[starts[row] + step] = values[row]
+        state.actions = taken
         state.reward = np.asarray(episodes.rewards[at], dtype=np.float64)
     return torch.stack([v for v in out if v is not None])
 
 
+def decided_along(
+    policy: "Policy", state: "PolicyState", hidden: Tensor, taken: Mapping[str, npt.NDArray[Any]]
+) -> Tensor:
+    """(B, d) what is compared of all decisions of an action, in their order, when each is told the recorded ones before it."""
+    fields, values = policy.model.by_name, []
+    given = {
+        leaf.name("action"): torch.from_numpy(np.ascontiguousarray(taken[leaf.path])).to(policy.device).unsqueeze(1)
+        for leaf in policy.acted.values()
+    }
+
+    def pick(distributions: Mapping[str, Distribution], decision: "Decision") -> dict[str, Tensor]:
+        values.append(joined_values(distributions))
+        tokens = {name: fields[name].tokenizer.encode(given[fields[name].source])[:, 0] for name in decision.names}
+        return {name: whole[:, decision.slot : decision.slot + 1] for name, whole in tokens.items()}
+
+    policy.decide(state, hidden, pick)
+    return torch.cat(values, dim=-1)
+
+
 def joined_values(distributions: Mapping[str, Distribution]) -> Tensor:
-    """(…, d) what is compared of all parts of an action, end to end: log-probabilities of ids, or the mode of a vector."""
-    return torch.cat(
-        [d.logits if isinstance(d, Categorical | OneHots) else d.mode for d in distributions.values()], dim=-1
-    )
+    """(B, T, d) what is compared of distributions of batch shape (B, T, n), or (B, d) of such of (B, n), end to end: log-probabilities of ids, 0 for those
+    that a choice does not have, or the mode of a vector."""
+    parts = [d.logits if isinstance(d, Categorical | OneHots) else d.mode for d in distributions.values()]
+    return torch.cat([part.masked_fill(part.isneginf(), 0).flatten(-2) for part in parts], dim=-1)
 
 
 def teacher_forced(policy: "Policy", episodes: Trajectories, batch: int = 64) -> Tensor:
@@ -66,18 +86,22 @@ def teacher_forced(policy: "Policy", episodes: Trajectories, batch: int = 64) ->
     model, length = policy.model, policy.context_length
     whole = policy.context in ("banded", "full")
     steps = int(episodes.episode_lengths.max()) if whole else length
-    windows = Windows(episodes, steps, 1)
+    windows = Windows(episodes, steps, 1, names=model.sources)
     within = np.arange(episodes.num_steps) - windows.start_of_step
     begin = np.array([CONTEXTS[policy.context].start(int(t), length) for t in range(int(within.max()) + 1)])
     starts = windows.start_of_step + begin[within]
+    decided = dict.fromkeys(name for decision in policy.decisions for name in decision.names)
     out = []
+
+    def forced(batch: Batch) -> Tensor:
+        distributions = model(batch.to(policy.device))
+        return joined_values({name: distributions[name] for name in decided})
+
     if whole:
         for start, end in zip(episodes.episode_starts, episodes.episode_ends, strict=True):
-            out.append(joined_values(model(windows.gather(np.array([start])).to(policy.device)))[0, : end - start, 0])
+            out.append(forced(windows.gather(np.array([start])))[0, : end - start])
         return torch.cat(out)
     for piece in np.array_split(np.arange(len(starts)), max(1, len(starts) // batch)):
-        values = joined_values(model(windows.gather(starts[piece]).to(policy.device)))
-        out.append(
-            values[torch.arange(len(piece)), torch.from_numpy(np.arange(episodes.num_steps)[piece] - starts[piece]), 0]
-        )
+        step = torch.from_numpy(np.arange(episodes.num_steps)[piece] - starts[piece])
+        out.append(forced(windows.gather(starts[piece]))[torch.arange(len(piece)), step])
     return torch.cat(out)

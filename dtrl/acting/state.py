@@ -2,7 +2,7 @@
 
 B environments, A width of an action."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -31,6 +31,8 @@ class PolicyState:
     """Path of each leaf of the action space ("" for a simple one) → (B, …) the last actions, in env units."""
     generators: list[np.random.Generator]
     """One a row, for sampling."""
+    last_reward: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """(B,) what the last action earned, once the step that follows it has begun."""
     started: bool = False
 
 

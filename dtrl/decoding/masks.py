@@ -13,10 +13,17 @@ from dtrl.errors import InputError
 from dtrl.heads import OneHots
 
 
-def mask_actions(distributions: Mapping[str, Distribution], allowed: npt.NDArray[np.bool_]) -> dict[str, Distribution]:
-    """The distributions of an action's parts, by field, without what is not `allowed` (B, n). Raises InputError where nothing is left of a choice."""
+def mask_actions(
+    distributions: Mapping[str, Distribution], allowed: npt.NDArray[np.bool_], part: slice | None = None
+) -> dict[str, Distribution]:
+    """The distributions of an action's parts, by field, without what is not `allowed` (B, n). Raises InputError where nothing is left of a choice.
+
+    `part` are the entries of the mask that are about this distribution, where one choice is made after the other."""
     ((name, distribution),) = distributions.items()
     assert isinstance(distribution, Categorical | OneHots)
+    if part is not None:  # a choice of fewer values than the vocabulary has no others
+        more = distribution.logits.shape[-1] - (part.stop - part.start)
+        allowed = np.pad(allowed[:, part], ((0, 0), (0, more)))
     try:
         return {name: allow(distribution, torch.from_numpy(allowed).to(distribution.logits.device).unsqueeze(1))}
     except ValueError as error:

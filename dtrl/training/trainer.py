@@ -128,7 +128,12 @@ class Trainer:
         self.model.to(self.device)
         self.optimizer = make_optimizer(self.model, config, self.device)
         self.windows = Windows(
-            self.data, window_length(self.model_config), config.batch_size, config.sampling, config.seed
+            self.data,
+            window_length(self.model_config),
+            config.batch_size,
+            config.sampling,
+            config.seed,
+            names=self.model.sources,
         )
         self.policy = Policy(
             self.model,
