@@ -95,12 +95,15 @@ class ModelConfig:
     """What is trained. Saved with every policy, and all that is needed to build the same network again."""
 
     preset: str = option(
-        "dt", "the method: dt (Decision Transformer), bc (behaviour cloning), filtered_bc (cloning the best episodes)"
+        "dt",
+        "the method: dt (Decision Transformer), dt_discrete (the same with binned action dimensions, one after the other), tt (Trajectory Transformer), "
+        "bc (behaviour cloning), filtered_bc (cloning the best episodes)",
     )
     context_length: int = option(20, "steps the model looks back, K; 20 in the paper's MuJoCo experiments")
-    attention: str = option(
-        "window",
-        "what an action may depend on: the last K steps (window, as published), the last K steps at every layer (banded), the whole episode (full)",
+    attention: str | None = option(
+        None,
+        "what an action may depend on: the last K steps (window, as published, by default), the last K steps at every layer (banded, by default of tt), "
+        "the whole episode (full)",
         ("window", "banded", "full"),
     )
     trunk: str = option("gpt2", "gpt2 (as published) or modern (RoPE, RMSNorm, SwiGLU)", ("gpt2", "modern"))
@@ -116,6 +119,12 @@ class ModelConfig:
         "auto",
         "distribution of the action: auto is deterministic for Box and categorical for Discrete",
         ("auto", "deterministic", "gaussian", "tanh_gaussian", "categorical"),
+    )
+    bins: int | None = option(None, "bins of a dimension; 256 for dt_discrete and 100 for tt when not given")
+    binning: str | None = option(
+        None,
+        "bins of equal width (uniform, by default of dt_discrete) or of equal counts (quantile, by default of tt)",
+        ("uniform", "quantile"),
     )
     image_encoder: str = option(
         "conv", "how images are embedded: conv (three convolutions) or patch (linear patches)", ("conv", "patch")
@@ -275,7 +284,7 @@ def check_choices(config: Any) -> None:
     """Refuse a value that its field does not list, and one of the wrong type, by name."""
     for f in fields(config):
         value, choices = getattr(config, f.name), f.metadata.get("choices")
-        if choices and value not in choices:
+        if choices and value not in choices and not (value is None and f.default is None):
             raise InputError(
                 f"{f.name} {value!r} is unknown: {did_you_mean(str(value), choices)} (one of {', '.join(choices)})."
             )

@@ -1,7 +1,7 @@
 """Methods as configurations: each preset is a function that returns a SequenceModel. A new one is a function here and a row in `PRESETS`."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -12,16 +12,18 @@ from torch import nn
 from dtrl.backbones import Pointwise, Transformer
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.heads import HEADS, Choices
+from dtrl.heads import HEADS, Choices, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
-from dtrl.tokenizers import Categories, Continuous, Image, OneHot, Tokenizer
+from dtrl.tokenizers import TOKENIZERS, Categories, Continuous, Image, OneHot, Tokenizer
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
 from dtrl.windows import field_columns
 
 GOAL = "desired_goal"
 """The part of a goal environment's observation that says what is wanted, by Gymnasium-Robotics' convention."""
+TT_ACTION_WEIGHT = 5.0
+"""Weight of action tokens in the loss of a Trajectory Transformer, whose others have 1, in the published code."""
 RETURN_DEVIATION = 2.0
 """Standard deviation of the return tokens by default: wide enough that neighbouring returns look different to the model from the first update."""
 
@@ -30,33 +32,28 @@ def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
     """Decision Transformer [Chen et al. 2021, arXiv:2106.01345]: (return-to-go, observation, action) tokens, loss on the action.
 
     A goal, which environments show as a part of the observation, comes before the return: it is another thing that is asked for."""
-    observed = fields_of("observation", observation_space, "standardize")
+    fields = [*conditions(config, observation_space), *fields_of("action", action_space, "bounds", loss_weight=1.0)]
+    return causal(config, fields, action_heads(config, action_space))
+
+
+def dt_discrete(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
+    """A Decision Transformer whose action dimensions are binned and predicted one after the other, each given those before it: it can express that two
+    dimensions belong together, and that there are two good actions with a bad one between them."""
+    fields = [*conditions(config, observation_space), *binned_fields(config, "action", action_space, loss_weight=1.0)]
+    return causal(config, fields, slot_heads(config, fields))
+
+
+def tt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
+    """Trajectory Transformer [Janner et al. 2021, arXiv:2106.02039]: every dimension of observation and action, the reward and the return after it (the
+    value) are tokens, and all are predicted. It conditions on no return; a plan asks for one."""
+    scalar = spaces.Box(-np.inf, np.inf, (), np.float32)
     fields = [
-        *joined(f for f in observed if within(f.name, f"observation/{config.goal}")),
-        Field("return", Continuous(1, "scale", scale=config.return_scale)),
-        *joined(f for f in observed if not within(f.name, f"observation/{config.goal}")),
-        *fields_of("action", action_space, "bounds", loss_weight=1.0),
+        *binned_fields(config, "observation", observation_space, loss_weight=1.0),
+        *binned_fields(config, "action", action_space, loss_weight=TT_ACTION_WEIGHT),
+        *binned_fields(config, "reward", scalar, loss_weight=1.0),
+        *(replace(f, hidden=True) for f in binned_fields(config, "value", scalar, loss_weight=1.0)),
     ]
-    tokens_per_step = sum(f.tokenizer.num_tokens for f in fields if not f.joined)
-    backbone = Transformer(
-        config.width,
-        config.layers,
-        config.heads,
-        config.kv_heads,
-        trunk=config.trunk,
-        activation=config.activation,
-        dropout=config.dropout,
-        band=(config.context_length, tokens_per_step) if config.attention == "banded" else None,
-    )
-    return SequenceModel(
-        fields,
-        backbone,
-        action_heads(config, action_space),
-        width=config.width,
-        max_timestep=config.max_timestep if config.timestep_embedding else None,
-        dropout=config.dropout,
-        image_encoder=config.image_encoder,
-    )
+    return causal(config, fields, slot_heads(config, fields))
 
 
 def bc(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
@@ -76,7 +73,16 @@ def bc(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
     )
 
 
-PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {"dt": dt, "bc": bc, "filtered_bc": bc}
+PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {
+    "dt": dt,
+    "dt_discrete": dt_discrete,
+    "tt": tt,
+    "bc": bc,
+    "filtered_bc": bc,
+}
+BINS = {"dt_discrete": (256, "uniform"), "tt": (100, "quantile")}
+"""Presets of binned dimensions → how many bins, and which, by default: RT-1's 256 [Brohan et al. 2022, arXiv:2212.06817, §5], and those that served the
+Trajectory Transformer best."""
 
 
 def build(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
@@ -88,11 +94,19 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     """The configuration with every default that depends on the data filled in, so that it describes one network and can be saved."""
     if config.preset not in PRESETS:
         raise InputError(f"preset {config.preset!r} is unknown; {did_you_mean(config.preset, list(PRESETS))}")
-    discrete = not any(isinstance(leaf.space, spaces.Box) for leaf in leaves(trajectories.action_space))
+    bins, binning = BINS.get(config.preset, (None, None))
+    if bins is None and (config.bins, config.binning) != (None, None):
+        raise InputError(
+            f"bins and binning are of presets that bin ({', '.join(BINS)}), and {config.preset} does not; leave them out."
+        )
+    discrete = bins is not None or not any(
+        isinstance(leaf.space, spaces.Box) for leaf in leaves(trajectories.action_space)
+    )
     head = config.head if config.head != "auto" else ("categorical" if discrete else "deterministic")
     if discrete != (head == "categorical"):
+        of = f"preset {config.preset}" if bins else f"the action space {trajectories.action_space}"
         raise InputError(
-            f"head {head!r} does not fit the action space {trajectories.action_space} of {trajectories.origin.name}; "
+            f"head {head!r} does not fit {of} of {trajectories.origin.name}; "
             f"use {'categorical' if discrete else 'deterministic, gaussian or tanh_gaussian'}, or leave it to auto."
         )
     longest = max(int(trajectories.episode_lengths.max()), env_step_limit(trajectories.origin.env_spec) or 0)
@@ -100,6 +114,9 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     return replace(
         config,
         head=head,
+        bins=config.bins or bins,
+        binning=config.binning or binning,
+        attention=config.attention or ("banded" if config.preset == "tt" else "window"),
         goal=goal_of(config, trajectories),
         context_length=int(trajectories.episode_lengths.max()) if config.attention == "full" else config.context_length,
         timestep_embedding=config.trunk == "gpt2" if config.timestep_embedding is None else config.timestep_embedding,
@@ -121,6 +138,68 @@ def window_length(config: ModelConfig) -> int:
 def columns_for(model: SequenceModel, trajectories: Trajectories) -> dict[str, object]:
     """What the model's fields read → column, for `SequenceModel.fit`."""
     return dict(field_columns(trajectories, model.sources))
+
+
+def conditions(config: ModelConfig, observation_space: Space) -> list[Field]:
+    """What comes before the action: a goal, the return-to-go and the observation."""
+    observed = fields_of("observation", observation_space, "standardize")
+    return [
+        *joined(f for f in observed if within(f.name, f"observation/{config.goal}")),
+        Field("return", Continuous(1, "scale", scale=config.return_scale)),
+        *joined(f for f in observed if not within(f.name, f"observation/{config.goal}")),
+    ]
+
+
+def causal(config: ModelConfig, fields: Sequence[Field], heads: Mapping[str, nn.Module]) -> SequenceModel:
+    """The fields behind a transformer."""
+    tokens_per_step = sum(f.tokenizer.num_tokens for f in fields if not f.joined)
+    backbone = Transformer(
+        config.width,
+        config.layers,
+        config.heads,
+        config.kv_heads,
+        trunk=config.trunk,
+        activation=config.activation,
+        dropout=config.dropout,
+        band=(config.context_length, tokens_per_step) if config.attention == "banded" else None,
+    )
+    return SequenceModel(
+        fields,
+        backbone,
+        heads,
+        width=config.width,
+        max_timestep=config.max_timestep if config.timestep_embedding else None,
+        dropout=config.dropout,
+        image_encoder=config.image_encoder,
+    )
+
+
+def binned_fields(config: ModelConfig, role: str, space: Space, *, loss_weight: float) -> list[Field]:
+    """One field a leaf of the space, with a token for each of its dimensions."""
+    return [Field(leaf.name(role), binned(config, leaf.space, leaf.name(role)), loss_weight) for leaf in leaves(space)]
+
+
+def binned(config: ModelConfig, space: Space, name: str) -> Tokenizer:
+    """Ids of a simple space: a bin for each number of a Box, a value for each choice."""
+    if isinstance(space, spaces.Discrete):
+        return Categories(int(space.n), int(space.start))
+    kind = str(config.binning) if isinstance(space, spaces.Box) and not is_image(space) else "components"
+    tokenizer = TOKENIZERS[kind].for_space(space, config.bins if kind == config.binning else None)
+    if tokenizer is None:
+        raise InputError(
+            f"preset {config.preset} makes a token of every number, and {name} is {space}; use a preset such as dt, which embeds it whole."
+        )
+    return tokenizer
+
+
+def slot_heads(config: ModelConfig, fields: Sequence[Field]) -> dict[str, nn.Module]:
+    """For each field of ids that is predicted: a map of its own for every one of its tokens."""
+    heads: dict[str, nn.Module] = {}
+    for f in fields:
+        if f.loss_weight and f.tokenizer.vocab_size is not None:
+            sizes = getattr(f.tokenizer, "sizes", None)
+            heads[f.name] = Slots(config.width, f.tokenizer.num_tokens, f.tokenizer.vocab_size, sizes)
+    return heads
 
 
 def fields_of(
