@@ -8,8 +8,10 @@ full     a growing cache of the whole episode, for models trained on whole episo
 B rows (environments), n tokens a call, m tokens a step, D width. Every row has its own length; a reset sets it to 0. Rows whose call has fewer tokens (at
 the first step there is no previous action) are padded on the right; the padding is overwritten by the next call."""
 
+import copy
 from abc import ABC, abstractmethod
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +42,19 @@ class Context(ABC):
 
     def extend(self, x: Tensor) -> Tensor:
         """Append tokens (B, n, D) to the step that the last call began, and return the hidden vector (B, D) at the last of them."""
-        return self.step(x, np.full(len(x), x.shape[1]), np.zeros(len(x), dtype=bool))
+        return self.extend_all(x)[:, -1]
+
+    @abstractmethod
+    def extend_all(self, x: Tensor) -> Tensor:
+        """The same, with the hidden vectors (B, n, D) at all of them."""
+
+    @abstractmethod
+    def select(self, rows: Counts) -> Self:
+        """A context of its own of the given rows (B′,); one may come again, or not at all."""
+
+    @abstractmethod
+    def forget(self, counts: Counts) -> None:
+        """Drop the last `counts` (B,) tokens of each row, all of which came by `extend`."""
 
     @staticmethod
     @abstractmethod
@@ -80,6 +94,21 @@ class Window(Context):
         self.lengths = np.where(full, lengths - drop, lengths)
         return full
 
+    def extend_all(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        self.append(x, np.full(len(x), n), np.zeros(len(x), dtype=bool), drop=0)
+        reads = torch.from_numpy(self.lengths[:, None] - n + np.arange(n)).to(x.device)
+        hidden, _ = self.backbone(self.tokens[:, : self.lengths.max()])
+        return hidden[torch.arange(len(x), device=x.device)[:, None], reads]
+
+    def select(self, rows: Counts) -> Self:
+        copied = copy.copy(self)
+        copied.tokens, copied.lengths = self.tokens[torch.from_numpy(rows).to(self.tokens.device)], self.lengths[rows]
+        return copied
+
+    def forget(self, counts: Counts) -> None:
+        self.lengths = self.lengths - counts
+
     @staticmethod
     def start(step: int, length: int) -> int:
         return max(0, step - length + 1)
@@ -113,6 +142,19 @@ class Block(Window):
             self.state.keys_values[:, which], self.state.lengths[rows] = part.keys_values, part.lengths
         return hidden
 
+    def extend_all(self, x: Tensor) -> Tensor:
+        self.append(x, np.full(len(x), x.shape[1]), np.zeros(len(x), dtype=bool), drop=0)
+        return all_cached(self.backbone, self.state, x)
+
+    def select(self, rows: Counts) -> Self:
+        copied = super().select(rows)
+        copied.state = self.state.select(rows)
+        return copied
+
+    def forget(self, counts: Counts) -> None:
+        super().forget(counts)
+        self.state.lengths = self.state.lengths - counts
+
     @staticmethod
     def start(step: int, length: int) -> int:
         start = 0
@@ -133,6 +175,17 @@ class Banded(Context):
         self.state.lengths = np.where(first, 0, self.state.lengths)
         return cached(self.backbone, self.state, x, counts)
 
+    def extend_all(self, x: Tensor) -> Tensor:
+        return all_cached(self.backbone, self.state, x)
+
+    def select(self, rows: Counts) -> Self:
+        copied = copy.copy(self)
+        copied.state = self.state.select(rows)
+        return copied
+
+    def forget(self, counts: Counts) -> None:
+        self.state.lengths = self.state.lengths - counts
+
     @staticmethod
     def start(step: int, length: int) -> int:
         return 0
@@ -152,8 +205,10 @@ class Full(Banded):
             refuse_longer(longest, self.length)
         return super().step(x, counts, first)
 
-    def extend(self, x: Tensor) -> Tensor:
-        return cached(self.backbone, self.state, x, np.full(len(x), x.shape[1]))
+    def extend_all(self, x: Tensor) -> Tensor:
+        if int(self.state.lengths.max()) + x.shape[1] > self.length * self.tokens_per_step:
+            refuse_longer(self.length + 1, self.length)
+        return super().extend_all(x)
 
 
 CONTEXTS: dict[str, type[Context]] = {"window": Window, "block": Block, "banded": Banded, "full": Full}
@@ -195,6 +250,14 @@ def cached(backbone: Backbone, state: KeyValueState, x: Tensor, counts: Counts) 
     hidden, state = backbone(x, state, read=ends(counts, x.device))
     state.lengths = before + counts
     return last_of(hidden, counts)
+
+
+def all_cached(backbone: Backbone, state: KeyValueState, x: Tensor) -> Tensor:
+    """The hidden vectors (B, n, D) at all tokens x (B, n, D), which the cache then holds too."""
+    before = state.lengths
+    hidden, _ = backbone(x, state)
+    state.lengths = before + x.shape[1]
+    return hidden
 
 
 def ends(counts: Counts, device: torch.device) -> Tensor | slice:

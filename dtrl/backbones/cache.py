@@ -38,6 +38,12 @@ class KeyValueState:
     def capacity(self) -> int:
         return self.keys_values.shape[3]
 
+    def select(self, rows: npt.NDArray[np.int64]) -> "KeyValueState":
+        """A copy of the given rows; one may come again, or not at all."""
+        return KeyValueState(
+            self.keys_values[:, torch.from_numpy(rows).to(self.keys_values.device)], self.lengths[rows]
+        )
+
     def uniform(self) -> int | None:
         """The length of all rows where they agree: then slots are slices, and masks are known beforehand."""
         first = int(self.lengths[0])

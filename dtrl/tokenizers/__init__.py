@@ -1,7 +1,9 @@
 """Values in env units ↔ tokens. One file a kind; a new one is a file here, a row in `TOKENIZERS`, and its tests."""
 
 from dtrl.tokenizers.base import Tokenizer
+from dtrl.tokenizers.bins import Quantile, Uniform
 from dtrl.tokenizers.categories import Categories
+from dtrl.tokenizers.components import Components
 from dtrl.tokenizers.continuous import Continuous
 from dtrl.tokenizers.image import Image
 from dtrl.tokenizers.one_hot import OneHot
@@ -11,6 +13,9 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "categories": Categories,
     "one_hot": OneHot,
     "image": Image,
+    "uniform": Uniform,
+    "quantile": Quantile,
+    "components": Components,
 }
 
 __all__ = ["TOKENIZERS", "Categories", "Continuous", "Image", "OneHot", "Tokenizer"]

@@ -1,0 +1,33 @@
+"""Actions that are decided token by token: acting is teacher forcing, whatever the context and the parts of the action."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from dtrl.acting.stream import ModelStream
+
+VECTOR = spaces.Box(-np.inf, np.inf, (3,))
+ACTIONS = {
+    "numbers": spaces.Box(-1, 1, (2, 2)),
+    "one": spaces.Discrete(4, start=1),
+    "choices": spaces.MultiDiscrete([2, 5, 3]),
+}
+LENGTHS = (9, 2, 12, 7)
+
+
+@pytest.fixture
+def episodes(random_trajectories):
+    return lambda kind: random_trajectories(LENGTHS, VECTOR, ACTIONS[kind])
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+@pytest.mark.parametrize("attention", ["window", "banded", "full"])
+@pytest.mark.parametrize("preset", ["dt_discrete", "tt"])
+def test_acting_token_by_token_is_teacher_forcing(episodes, untrained_policy, preset, attention, kind):
+    data = episodes(kind)
+    policy = untrained_policy(data, preset=preset, attention=attention, bins=7)
+    assert len(policy.decisions) == int(np.prod(ACTIONS[kind].shape))
+    contexts = ("window", "block") if attention == "window" else (attention,)
+    for context in contexts:
+        assert policy.variant(context=context).replay(data) <= 1e-4
