@@ -234,46 +234,158 @@ class TrainingConfig:
                 raise InputError(f"{name} {value} must be 0 or a positive number.")
 
 
+CUTS = ("top_k", "top_p", "min_p", "typical_p")
+"""Options that shorten a list of tokens."""
+HISTORY = ("repetition_penalty", "no_repeat_ngram")
+"""Options that look at the tokens so far."""
+PAIRED = ("guidance", "contrast")
+"""Options that compare two conditions of a model."""
+STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "greedy": ("takes the mode", ()),
+    "sample": ("draws from the distribution", ("temperature", *CUTS)),
+    "beam": ("keeps the most probable sequences", ("beam_width", "length_penalty")),
+    "contrastive": ("takes the best of the top_k candidates", ("top_k", "contrastive_alpha")),
+    "speculative": ("draws from the distribution by a draft", ("temperature", *CUTS, "draft", "draft_tokens")),
+    "plan": (
+        "keeps the sampled plans of the highest return",
+        ("temperature", *CUTS, "beam_width", "horizon", "expansions"),
+    ),
+}
+"""Strategy → what it does, and the options that it has a use for beside HISTORY and PAIRED, which go with all."""
+
+
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How an action is chosen from the model's distribution. The filters apply in the order of the fields."""
+    """How tokens are chosen from the model's distributions. The filters apply in the order of the fields."""
 
-    strategy: str = option("greedy", "greedy (the mode) or sample", ("greedy", "sample"))
+    strategy: str = option(
+        "greedy",
+        "greedy (the mode) or sample; where an action is several tokens also beam (the most probable sequence), contrastive (search against repetition), "
+        "speculative (sample, drafted) and plan (the highest return)",
+        tuple(STRATEGIES),
+    )
     temperature: float = option(1.0, "divides the logits, or multiplies the standard deviation; 0 is greedy")
-    top_k: int = option(0, "keep the k most probable actions; 0 keeps all")
+    top_k: int = option(0, "keep the k most probable actions; 0 keeps all, or 4 candidates of contrastive")
     top_p: float = option(1.0, "keep the fewest actions whose probability reaches p; 1 keeps all")
     min_p: float = option(0.0, "keep actions at least min_p times as probable as the best; 0 keeps all")
+    typical_p: float = option(
+        1.0, "keep the fewest actions nearest to the expected surprise whose probability reaches p; 1 keeps all"
+    )
+    repetition_penalty: float = option(
+        1.0, "multiply the log-probability of tokens that were there before; 1 changes nothing"
+    )
+    no_repeat_ngram: int = option(0, "take no token that would repeat so many in a row; 0 allows all")
+    guidance: float = option(
+        1.0, "γ: from the distribution without the wanted return (0) to the one with it (1) and beyond"
+    )
+    contrast: float = option(
+        0.0, "β: subtract β times the log-probabilities without the wanted return (contrastive decoding); 0 is off"
+    )
+    plausible_p: float = option(
+        0.1, "with guidance or contrast: keep tokens at least so many times as probable as the best with the return"
+    )
+    beam_width: int = option(32, "sequences that beam and plan keep")
+    length_penalty: float = option(
+        0.0, "beam: a finished sequence's log-probability is divided by its length to this power"
+    )
+    contrastive_alpha: float = option(
+        0.6, "contrastive: weight of the likeness to what came before, against probability"
+    )
+    draft: str = option(
+        "factorised",
+        "speculative: what guesses ahead, a head for all tokens at once (factorised) or what followed the same tokens before (ngram)",
+        ("factorised", "ngram"),
+    )
+    draft_tokens: int = option(4, "speculative: tokens guessed ahead, γ")
+    horizon: int = option(15, "plan: steps looked ahead; 15 in the paper")
+    expansions: int = option(2, "plan: continuations sampled of each plan; 2 in the paper")
 
     def __post_init__(self) -> None:
         check_choices(self)
         if self.temperature < 0 or not math.isfinite(self.temperature):
             raise InputError(f"temperature {self.temperature} must be 0 (greedy) or a positive number.")
-        if self.top_k < 0:
-            raise InputError(f"top_k {self.top_k} must be 0 (off) or a positive number of actions.")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p {self.top_p} is outside (0, 1]; 1 keeps all actions.")
-        if not 0 <= self.min_p <= 1:
-            raise InputError(f"min_p {self.min_p} is outside [0, 1]; 0 keeps all actions.")
-        filters = [*(["temperature"] if self.temperature != 1 else []), *self.cuts]
-        if self.strategy == "greedy" and (self.cuts or self.temperature not in (0, 1)):
+        for name, what in (("top_k", "number of actions"), ("no_repeat_ngram", "number of tokens")):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} {getattr(self, name)} must be 0 (off) or a positive {what}.")
+        for name in ("top_p", "typical_p"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)} is outside (0, 1]; 1 keeps all actions.")
+        for name in ("min_p", "plausible_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} {getattr(self, name)} is outside [0, 1]; 0 keeps all actions.")
+        if not 0 <= self.contrastive_alpha <= 1:
+            raise InputError(f"contrastive_alpha {self.contrastive_alpha} is outside [0, 1]; 0 is greedy.")
+        check_positive(self, "repetition_penalty", "beam_width", "draft_tokens", "horizon", "expansions")
+        for name, off in (("guidance", 1), ("contrast", 0)):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise InputError(f"{name} {getattr(self, name)} must be a number from 0 up; {off} is off.")
+        if not math.isfinite(self.length_penalty):
+            raise InputError(f"length_penalty {self.length_penalty} must be a finite number; 0 ranks by probability.")
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        """Refuse options that the strategy would not look at."""
+        does, uses = STRATEGIES[self.strategy]
+        asked = [name for name in self.changed if name not in ("strategy", "plausible_p", *HISTORY, *PAIRED)]
+        if self.strategy == "greedy" and self.temperature == 0:
+            asked.remove("temperature")
+        useless = [name for name in asked if name not in uses]
+        if useless:
+            fitting = [name for name, (_, known) in STRATEGIES.items() if set(useless) <= set(known)]
+            instead = f"add --strategy {' or '.join(fitting)}, or leave it out" if fitting else "leave them out"
+            goes_with = f"; {self.strategy} goes with {', '.join(uses)}" if uses else ""
             raise InputError(
-                f"strategy greedy takes the mode and has no use for {', '.join(filters)}; add --strategy sample, or leave it out."
+                f"strategy {self.strategy} {does} and has no use for {', '.join(useless)}; {instead}{goes_with}."
             )
+        if self.guidance != 1 and self.contrast:
+            raise InputError(
+                f"guidance {self.guidance} and contrast {self.contrast} both compare the model with itself; choose one of the two."
+            )
+        if "plausible_p" in self.changed and not self.paired:
+            raise InputError(
+                f"plausible_p {self.plausible_p} goes with guidance or contrast; add one, or leave it out."
+            )
+
+    @property
+    def changed(self) -> list[str]:
+        """Names of the options that are not as they are by default."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
 
     @property
     def greedy(self) -> bool:
         return self.strategy == "greedy" or self.temperature == 0
 
     @property
+    def paired(self) -> bool:
+        """Whether the model is asked twice, with the wanted return and without."""
+        return self.guidance != 1 or self.contrast != 0
+
+    @property
+    def candidates(self) -> int:
+        """Tokens that contrastive search compares."""
+        return self.top_k or 4
+
+    @property
     def cuts(self) -> list[str]:
         """Those of the filters that shorten a list of tokens, where they are on."""
-        return [name for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)) if getattr(self, name) != off]
+        return [name for name in CUTS if name in self.changed]
 
     def refuse_cuts(self) -> None:
         """Raise InputError where tokens would be cut: for a policy whose actions are all continuous."""
         if self.cuts:
             raise InputError(
                 f"{', '.join(self.cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
+            )
+
+    def refuse_sequences(self) -> None:
+        """Raise InputError for what needs several tokens of an action, one after the other: for a policy that chooses each action at once."""
+        if self.strategy not in ("greedy", "sample"):
+            raise InputError(
+                f"strategy {self.strategy} needs a model of discrete tokens such as preset tt or dt_discrete; this policy goes with greedy or sample."
+            )
+        if needless := [name for name in (*HISTORY, *PAIRED) if name in self.changed]:
+            raise InputError(
+                f"{', '.join(needless)} needs a model of discrete tokens such as preset tt or dt_discrete; leave it out for this policy."
             )
 
 

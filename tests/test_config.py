@@ -130,6 +130,42 @@ WRONG = [
         for name, value in (("temperature", 0.5), ("top_k", 3), ("top_p", 0.5), ("min_p", 0.1))
     ],
     (DecodingConfig, {"top_k": 3, "min_p": 0.1}, "has no use for top_k, min_p"),
+    *[
+        (DecodingConfig, {"strategy": "sample", "typical_p": value}, rf"typical_p {value} is outside \(0, 1\]")
+        for value in (0.0, 1.5, math.nan)
+    ],
+    *[
+        (DecodingConfig, {name: value}, rf"{name} {value}(\.0)? must be a positive number")
+        for name in ("repetition_penalty", "beam_width", "draft_tokens", "horizon", "expansions")
+        for value in (0, -1)
+    ],
+    *[(DecodingConfig, {"repetition_penalty": value}, "repetition_penalty .* must be a positive") for value in (math.nan, math.inf)],
+    (DecodingConfig, {"no_repeat_ngram": -1}, r"no_repeat_ngram -1 must be 0 \(off\) or a positive number of tokens"),
+    *[
+        (DecodingConfig, {"strategy": "contrastive", "contrastive_alpha": value}, rf"contrastive_alpha {value} is outside \[0, 1\]")
+        for value in (-0.1, 1.1, math.nan)
+    ],
+    *[
+        (DecodingConfig, {name: value}, f"{name} {value} must be a number from 0 up")
+        for name in ("guidance", "contrast") for value in (-1.0, math.nan, math.inf)
+    ],
+    (DecodingConfig, {"guidance": 2.0, "plausible_p": 1.5}, r"plausible_p 1.5 is outside \[0, 1\]"),
+    *[
+        (DecodingConfig, {"strategy": "beam", "length_penalty": value}, f"length_penalty {value} must be a finite")
+        for value in (math.nan, math.inf)
+    ],
+    (DecodingConfig, {"strategy": "beam", "top_p": 0.9}, "beam keeps .* no use for top_p; add --strategy sample or speculative or plan, or leave it out; "
+     "beam goes with beam_width, length_penalty.$"),
+    (DecodingConfig, {"strategy": "beam", "temperature": 0.5}, "has no use for temperature; add --strategy sample"),
+    (DecodingConfig, {"strategy": "beam", "temperature": 0.0}, "has no use for temperature; add --strategy sample"),
+    (DecodingConfig, {"strategy": "beam", "top_p": 0.9, "draft": "ngram"}, "no use for top_p, draft; add --strategy speculative, or"),
+    (DecodingConfig, {"strategy": "beam", "draft": "ngram", "horizon": 3}, "no use for draft, horizon; leave them out; beam goes with"),
+    (DecodingConfig, {"strategy": "contrastive", "top_p": 0.9}, "contrastive .* no use for top_p"),
+    (DecodingConfig, {"strategy": "sample", "beam_width": 4}, "sample .* no use for beam_width; add --strategy beam or plan"),
+    (DecodingConfig, {"strategy": "speculative", "horizon": 4}, "speculative .* no use for horizon; add --strategy plan"),
+    (DecodingConfig, {"strategy": "plan", "draft_tokens": 2}, "plan .* no use for draft_tokens; add --strategy speculative"),
+    (DecodingConfig, {"guidance": 2.0, "contrast": 1.0}, "guidance 2.0 and contrast 1.0 both compare"),
+    (DecodingConfig, {"plausible_p": 0.2}, "plausible_p 0.2 goes with guidance or contrast"),
 ]  # fmt: skip
 
 
@@ -156,6 +192,10 @@ EDGES = [
     (TrainingConfig, {"weight_decay": 0.0}), (TrainingConfig, {"warmup_updates": 0}), (TrainingConfig, {"seed": 2**63}),
     (DecodingConfig, {"strategy": "sample", "min_p": 1.0}), (DecodingConfig, {"strategy": "sample", "top_p": 1e-9}),
     (DecodingConfig, {"temperature": 0.0}), (DecodingConfig, {"strategy": "sample", "temperature": 0.0, "top_k": 1}),
+    (DecodingConfig, {"strategy": "contrastive", "contrastive_alpha": 0.0}), (DecodingConfig, {"guidance": 0.0, "plausible_p": 0.0}),
+    (DecodingConfig, {"strategy": "beam", "beam_width": 1, "length_penalty": -1.0, "no_repeat_ngram": 1, "contrast": 1.0}),
+    (DecodingConfig, {"strategy": "speculative", "temperature": 0.0, "top_p": 0.9, "draft": "ngram", "draft_tokens": 1}),
+    (DecodingConfig, {"strategy": "plan", "horizon": 1, "expansions": 1, "beam_width": 1, "top_k": 1, "temperature": 0.5}),
 ]  # fmt: skip
 
 

@@ -2,6 +2,6 @@
 
 from dtrl.decoding.choice import choose
 from dtrl.decoding.masks import mask_actions
-from dtrl.decoding.processors import PROCESSORS, process
+from dtrl.decoding.processors import HISTORY_PROCESSORS, PROCESSORS, process
 
-__all__ = ["PROCESSORS", "choose", "mask_actions", "process"]
+__all__ = ["HISTORY_PROCESSORS", "PROCESSORS", "choose", "mask_actions", "process"]

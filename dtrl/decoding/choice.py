@@ -20,8 +20,9 @@ def choose(
     """A token (B, …) of every part of an action, from its distribution of batch shape (B, …); `generators` has one for each row, and none is used
     when greedy.
 
-    Top-k, top-p and min-p cut the lists of the categorical parts; a continuous part has none, and is sampled whole. Raises InputError where they are
-    asked for and no part is categorical."""
+    Top-k, top-p, min-p and typical_p cut the lists of the categorical parts; a continuous part has none, and is sampled whole. Raises InputError where
+    they are asked for and no part is categorical, and for strategies and options that need tokens one after the other."""
+    config.refuse_sequences()
     if config.strategy == "sample" and not any(isinstance(d, Categorical | OneHots) for d in distributions.values()):
         config.refuse_cuts()
     return {name: token_of(distribution, config, generators) for name, distribution in distributions.items()}

@@ -1,7 +1,9 @@
-"""Logits → logits: what may still be chosen. Applied in the order of the table; a removed token gets −∞.
+"""Logits → logits: what may still be chosen. Applied in the order of the two tables; a removed token gets −∞.
 
-Conventions: ties at a cut are broken towards the lower id, so top-k keeps exactly k; the most probable token is never removed; a row that a
-processor would leave empty is an error that names the processor and the row."""
+Conventions: ties at a cut are broken towards the lower id, so top-k keeps exactly k; the most probable token is never removed, but by typical_p and
+no_repeat_ngram; a row that a processor would leave empty is an error that names the processor and the row.
+
+B rows, V ids, T tokens so far."""
 
 from collections.abc import Callable
 
@@ -37,22 +39,79 @@ def min_p(logits: Tensor, config: DecodingConfig) -> Tensor:
     return logits.masked_fill(probabilities < config.min_p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
 
 
+def typical_p(logits: Tensor, config: DecodingConfig) -> Tensor:
+    """The fewest tokens whose probability reaches p, from those on whose surprise −log p is nearest to the expected one, the entropy
+    [Meister et al. 2023, arXiv:2202.00666]. May remove the most probable token."""
+    log_p = logits.log_softmax(dim=-1)
+    surprise = -log_p
+    entropy = torch.where(log_p.isneginf(), 0, log_p.exp() * surprise).sum(dim=-1, keepdim=True)
+    order = (surprise - entropy).abs().argsort(dim=-1, stable=True)
+    probabilities = log_p.exp().gather(-1, order)
+    kept = keep(logits, order, probabilities.cumsum(dim=-1) - probabilities < config.typical_p)
+    return kept.masked_fill(log_p.isneginf(), -torch.inf)
+
+
+def repetition_penalty(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor:
+    """Log-probabilities, those of tokens that are in the history multiplied by the penalty, once however often they are there
+    [Keskar et al. 2019, arXiv:1909.05858]. Of log-probabilities, as the paper's rule depends on where the logits have their zero."""
+    log_p = logits.log_softmax(dim=-1)
+    padding = logits.shape[-1]
+    seen = logits.new_zeros(len(logits), padding + 1, dtype=torch.bool)
+    seen.scatter_(-1, history.masked_fill(history < 0, padding), True)
+    return torch.where(seen[:, :padding], log_p * config.repetition_penalty, log_p)
+
+
+def no_repeat_ngram(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor:
+    """Without the tokens that would make the last n tokens a sequence that is in the history already [Paulus et al. 2017, arXiv:1705.04304].
+    A row with fewer than n tokens is left alone."""
+    n = config.no_repeat_ngram
+    banned = torch.zeros_like(logits, dtype=torch.bool)
+    if history.shape[1] >= n:
+        lengths = (history >= 0).sum(dim=-1)
+        begin = (lengths - (n - 1)).clamp(min=0)
+        suffix = history.gather(1, begin[:, None] + torch.arange(n - 1, device=history.device))
+        grams = history.unfold(1, n, 1)  # (B, T − n + 1, n)
+        same = (grams[..., :-1] == suffix[:, None]).all(dim=-1) & (grams[..., -1] >= 0)
+        row, place = same.nonzero(as_tuple=True)
+        banned[row, grams[row, place, -1]] = True
+    return logits.masked_fill(banned, -torch.inf)
+
+
 Processor = Callable[[Tensor, DecodingConfig], Tensor]
+HistoryProcessor = Callable[[Tensor, DecodingConfig, Tensor], Tensor]
 PROCESSORS: dict[str, tuple[Processor, float]] = {
     "temperature": (temperature, 1.0),
     "top_k": (top_k, 0),
     "top_p": (top_p, 1.0),
     "min_p": (min_p, 0.0),
+    "typical_p": (typical_p, 1.0),
 }
 """Name of the option → the processor, and the value that turns it off."""
+HISTORY_PROCESSORS: dict[str, tuple[HistoryProcessor, float]] = {
+    "repetition_penalty": (repetition_penalty, 1.0),
+    "no_repeat_ngram": (no_repeat_ngram, 0),
+}
+"""The same of those that look at the tokens so far; they come last."""
 
 
-def process(logits: Tensor, config: DecodingConfig) -> Tensor:
-    """(…, V) → (…, V), through every processor whose option is on."""
+def process(logits: Tensor, config: DecodingConfig, history: Tensor | None = None) -> Tensor:
+    """(…, V) → (…, V), through every processor whose option is on.
+
+    `history` (B, T), for logits (B, V), are the ids so far, right-padded with −1; without it those that need it are left out. Raises InputError where a
+    row has no token to choose from, naming the stage that took the last one."""
     check_rows(logits, "the model, or the action mask,")
     for name, (processor, off) in PROCESSORS.items():
         if getattr(config, name) != off:
             logits = processor(logits, config)
+            check_rows(logits, name)
+    return logits if history is None else process_history(logits, config, history)
+
+
+def process_history(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor:
+    """Through the processors that need the history alone: for strategies that draw nothing, where the others have no meaning. Shapes as in `process`."""
+    for name, (processor, off) in HISTORY_PROCESSORS.items():
+        if getattr(config, name) != off:
+            logits = processor(logits, config, history)
             check_rows(logits, name)
     return logits
 

@@ -176,6 +176,21 @@ def test_there_is_one_generator_for_each_row():
 # What is refused
 
 
+@pytest.mark.parametrize("strategy", ["beam", "contrastive", "speculative", "plan"])
+def test_a_strategy_for_sequences_is_refused(strategy):
+    with pytest.raises(InputError, match=f"^strategy {strategy} needs a model of discrete tokens such as preset tt or"):
+        choose(Categorical(logits=LOGITS.expand(4, 6)), DecodingConfig(strategy=strategy), generators(4))
+
+
+@pytest.mark.parametrize(
+    "options", [{"repetition_penalty": 1.1}, {"no_repeat_ngram": 2}, {"guidance": 1.5}, {"contrast": 1.0}], ids=str
+)
+def test_an_option_for_sequences_is_refused(options):
+    (name,) = options
+    with pytest.raises(InputError, match=f"^{name} needs a model of discrete tokens"):
+        choose(Categorical(logits=LOGITS.expand(4, 6)), sample(**options), generators(4))
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -1,5 +1,7 @@
 """Evaluation at several target returns: the same starts for every target, whatever the number of environments, and a report of it."""
 
+from dataclasses import asdict
+
 import gymnasium
 import numpy as np
 import pytest
@@ -118,6 +120,16 @@ def test_an_evaluation_is_a_rollout_with_seeds_from_its_own(policy_for, scripted
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"strategy": "beam"}, "strategy beam"), ({"strategy": "contrastive"}, "strategy contrastive"), ({"guidance": 2.0}, "guidance")],
+)  # fmt: skip
+def test_a_strategy_that_the_policy_cannot_follow_is_refused_and_not_left_out(policy_for, scripted_env, options, named):
+    policy = policy_for(acting={"decoding": DecodingConfig(**options)})
+    with pytest.raises(InputError, match=f"^{named} needs a model of discrete tokens such as preset tt or dt_discrete"):
+        evaluate(policy, TARGETS, 2, env=scripted_env)
+
+
 def test_the_policy_s_decoding_says_whether_to_sample(policy_for, scripted_env):
     greedy, sampling = policy_for(), policy_for(acting={"decoding": DecodingConfig(strategy="sample", temperature=5.0)})
     reports = [evaluate(policy, TARGETS, 4, env=scripted_env) for policy in (greedy, sampling)]
@@ -142,7 +154,7 @@ def test_the_report_tells_how_it_was_made(policy_for, scripted_env):
     assert report.settings == {
         "context": "block",
         "context_length": 3,
-        "decoding": {"strategy": "sample", "temperature": 1.0, "top_k": 2, "top_p": 1.0, "min_p": 0.0},
+        "decoding": asdict(DecodingConfig()) | {"strategy": "sample", "top_k": 2},
         "deterministic": False,
         "updates": 17,
         "preset": "dt",

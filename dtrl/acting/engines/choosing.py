@@ -26,7 +26,8 @@ def choose_vector(kind: str, parameters: list[Array], config: DecodingConfig, ge
 
 
 def choose_id(logits: Array, config: DecodingConfig, generators: Generators) -> Array:
-    """(B,) from logits (B, V)."""
+    """(B,) from logits (B, V). Raises InputError for strategies and options that need tokens one after the other."""
+    config.refuse_sequences()
     if config.greedy:
         return np.asarray(logits.argmax(axis=-1))
     cumulative = softmax(process(logits, config).astype(np.float64), -1).cumsum(axis=-1)
@@ -65,7 +66,21 @@ def process(logits: Array, config: DecodingConfig) -> Array:
     if config.min_p:
         probabilities = softmax(logits, -1)
         logits = np.where(probabilities < config.min_p * probabilities.max(axis=-1, keepdims=True), -np.inf, logits)
+    if config.typical_p != 1:
+        logits = typical(logits, config.typical_p)
     return logits
+
+
+def typical(logits: Array, p: float) -> Array:
+    possible = np.isfinite(logits)
+    finite = np.where(possible, logits - logits.max(axis=-1, keepdims=True), 0)
+    total = np.where(possible, np.exp(finite), 0).sum(axis=-1, keepdims=True)
+    surprise = np.where(possible, np.log(total) - finite, np.inf)
+    probabilities = np.exp(-surprise)
+    entropy = np.where(possible, probabilities * np.where(possible, surprise, 0), 0).sum(axis=-1, keepdims=True)
+    order = np.argsort(np.abs(surprise - entropy), axis=-1, kind="stable")
+    probabilities = np.take_along_axis(probabilities, order, axis=-1)
+    return keep(logits, order, probabilities.cumsum(axis=-1) - probabilities < p)
 
 
 def check(logits: Array, stage: str) -> None:

@@ -21,6 +21,7 @@ CONFIGS = st.builds(
     top_k=st.sampled_from([0, 1, 2, 5, 99]),
     top_p=st.sampled_from([0.2, 0.7, 1.0]),
     min_p=st.sampled_from([0.0, 0.1, 0.9]),
+    typical_p=st.sampled_from([1.0, 0.83, 0.31]),
 )
 # halves, so that there are ties, and nothing is near a cut by rounding alone
 LOGITS = st.lists(
@@ -73,6 +74,12 @@ def test_masks_leave_what_they_allow_and_name_what_they_empty():
     np.testing.assert_array_equal(np.isinf(allow(logits, allowed, [2, 3])), ~allowed)
     with pytest.raises(InputError, match="environment 1 allows no value of choice 1;"):
         allow(logits, allowed & [[True] * 5, [True, True, False, False, False]], [2, 3])
+
+
+@pytest.mark.parametrize("options", [{"strategy": "beam"}, {"no_repeat_ngram": 2}, {"contrast": 1.0}], ids=str)
+def test_what_needs_several_tokens_is_refused(options):
+    with pytest.raises(InputError, match="needs a model of discrete tokens such as preset tt or dt_discrete"):
+        choose_id(np.zeros((2, 3), np.float32), DecodingConfig(**options), generators(2))
 
 
 def test_a_row_without_a_number_is_named():
