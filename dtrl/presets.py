@@ -45,13 +45,16 @@ def dt_discrete(config: ModelConfig, observation_space: Space, action_space: Spa
 
 def tt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
     """Trajectory Transformer [Janner et al. 2021, arXiv:2106.02039]: every dimension of observation and action, the reward and the return after it (the
-    value) are tokens, and all are predicted. It conditions on no return; a plan asks for one."""
+    value) are tokens, and all are predicted; so is whether the episode then terminates, for which the paper has a token in place of the next observation.
+
+    It is not conditioned on a return: it imitates, or plans for the highest one."""
     scalar = spaces.Box(-np.inf, np.inf, (), np.float32)
     fields = [
         *binned_fields(config, "observation", observation_space, loss_weight=1.0),
         *binned_fields(config, "action", action_space, loss_weight=TT_ACTION_WEIGHT),
         *binned_fields(config, "reward", scalar, loss_weight=1.0),
         *(replace(f, hidden=True) for f in binned_fields(config, "value", scalar, loss_weight=1.0)),
+        *binned_fields(config, "terminal", spaces.Discrete(2), loss_weight=1.0),
     ]
     return causal(config, fields, slot_heads(config, fields))
 

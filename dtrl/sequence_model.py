@@ -152,7 +152,7 @@ class SequenceModel(nn.Module):
         token = embed(ids.unsqueeze(1), slot) if isinstance(embed, SlotTables) else embed(ids.unsqueeze(1))
         return self.placed([token], timesteps.unsqueeze(1))
 
-    def placed(self, tokens: Sequence[Tensor], timesteps: Tensor) -> Tensor:
+    def placed(self, tokens: list[Tensor], timesteps: Tensor) -> Tensor:
         """Embedded parts (B, T, ·, D) of a step, end to end, where they stand in time: (B, T · n, D)."""
         x = full_precision(tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=2))
         if self.timestep_embedding is not None:

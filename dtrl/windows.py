@@ -19,8 +19,8 @@ from dtrl.trajectories import Trajectories
 
 def field_columns(trajectories: Trajectories, names: Iterable[str] | None = None) -> dict[str, npt.NDArray[Any]]:
     """Name of what a model's field reads → its column, of the given names or of those that every model knows: `return`, `observation` and `action`, or
-    `observation/PATH` a leaf of a composite space. Others are `reward`, and `value`: the return-to-go of the next step, 0 after the last
-    [Janner et al. 2021, arXiv:2106.02039, §3]."""
+    `observation/PATH` a leaf of a composite space. Others are `reward`; `value`, the return-to-go of the next step, 0 after the last
+    [Janner et al. 2021, arXiv:2106.02039, §3]; and `terminal`, 1 where the episode terminates."""
     columns: dict[str, npt.NDArray[Any]] = {"return": trajectories.returns_to_go}
     for field, column, space in (
         ("observation", "observations", trajectories.observation_space),
@@ -42,6 +42,7 @@ def values_after(trajectories: Trajectories) -> npt.NDArray[np.float32]:
 MORE_COLUMNS: dict[str, Callable[[Trajectories], npt.NDArray[Any]]] = {
     "reward": lambda trajectories: np.asarray(trajectories.rewards, dtype=np.float32),
     "value": values_after,
+    "terminal": lambda trajectories: np.asarray(trajectories.terminations, dtype=np.int64),
 }
 
 

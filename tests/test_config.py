@@ -28,7 +28,7 @@ def test_an_option_explains_itself(part, f):
     assert len(f.metadata["help"].split()) >= 2
     assert plain_type(f) in (int, float, str, bool)
     assert f.default is None or type(f.default) is plain_type(f)
-    assert not f.metadata["choices"] or f.default in f.metadata["choices"]
+    assert not f.metadata["choices"] or f.default in (None, *f.metadata["choices"])
 
 
 @every_field

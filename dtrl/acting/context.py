@@ -98,7 +98,7 @@ class Window(Context):
         n = x.shape[1]
         self.append(x, np.full(len(x), n), np.zeros(len(x), dtype=bool), drop=0)
         reads = torch.from_numpy(self.lengths[:, None] - n + np.arange(n)).to(x.device)
-        hidden, _ = self.backbone(self.tokens[:, : self.lengths.max()])
+        hidden: Tensor = self.backbone(self.tokens[:, : self.lengths.max()])[0]
         return hidden[torch.arange(len(x), device=x.device)[:, None], reads]
 
     def select(self, rows: Counts) -> Self:
@@ -218,7 +218,8 @@ EXACT: dict[str, tuple[str, ...]] = {"window": ("window", "block"), "banded": ("
 
 def check_context(kind: str | None, length: int | None, config: ModelConfig, memory: bool) -> tuple[str, int]:
     """The kind and length to act with. Raises InputError, with the reason, for a combination that would act otherwise than the model was trained."""
-    exact = EXACT[config.attention]
+    attention = str(config.attention)
+    exact = EXACT[attention]
     kind = kind or exact[0]
     if kind not in CONTEXTS:
         raise InputError(f"context {kind!r} is unknown; one of {', '.join(CONTEXTS)}.")
@@ -230,7 +231,7 @@ def check_context(kind: str | None, length: int | None, config: ModelConfig, mem
             "remembers steps that have left the window",
             "banded": "it was trained with banded attention, whose layers reach further back than one window",
             "full": "it was trained on whole episodes from their first step, and never saw a window that begins later",
-        }[config.attention]
+        }[attention]
         raise InputError(
             f"context {kind} is not exact for a model with {config.attention} attention: {reason}; use {' or '.join(exact)}."
         )
@@ -255,7 +256,7 @@ def cached(backbone: Backbone, state: KeyValueState, x: Tensor, counts: Counts) 
 def all_cached(backbone: Backbone, state: KeyValueState, x: Tensor) -> Tensor:
     """The hidden vectors (B, n, D) at all tokens x (B, n, D), which the cache then holds too."""
     before = state.lengths
-    hidden, _ = backbone(x, state)
+    hidden: Tensor = backbone(x, state)[0]
     state.lengths = before + x.shape[1]
     return hidden
 

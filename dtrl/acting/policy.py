@@ -31,6 +31,7 @@ from dtrl.spaces import (
     space_from_json,
     space_to_json,
 )
+from dtrl.tokenizers import Components
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
@@ -169,7 +170,7 @@ class Policy(Actor):
         """Of an action mask: the entries that are about this decision, None for all."""
         ((name),) = decision.names
         tokenizer = self.model.by_name[name].tokenizer
-        if tokenizer.num_tokens == 1:
+        if not isinstance(tokenizer, Components):
             return None
         begin = sum(tokenizer.sizes[: decision.slot])
         return slice(begin, begin + tokenizer.sizes[decision.slot])
@@ -186,7 +187,9 @@ class Policy(Actor):
 
         `observations` are the parts of the observations by path, (B, …) each."""
         model, device = self.model, self.device
-        values = {"return": state.returns_to_go, "reward": state.last_reward, "value": state.last_reward}
+        values = {"return": state.returns_to_go, "reward": state.last_reward}
+        # nobody sees a value; and who still acts has not terminated
+        values |= {"value": np.zeros(len(first), np.float32), "terminal": np.zeros(len(first), np.int64)}
         values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
         values |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
         beginning, names = bool(first.all()), self.before
@@ -204,7 +207,8 @@ class Policy(Actor):
             rows = torch.from_numpy(np.flatnonzero(first)).to(device)
             x[rows] = x[rows].roll(-self.tokens_after, dims=1)
             counts -= first * self.tokens_after
-        return state.context.step(x, counts, first)
+        hidden: Tensor = state.context.step(x, counts, first)
+        return hidden
 
     def to_actions(self, tokens: Mapping[str, Tensor], name: str) -> Array:
         """The tokens of the fields, ids (B, n) or vectors (B, n, d) → (B, …) actions inside their part of the action space, in its dtype. Where several

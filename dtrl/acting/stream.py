@@ -42,6 +42,10 @@ class ModelStream:
         copied.reorder(torch.arange(self.rows, device=self.state.device).repeat_interleave(times))
         return copied
 
+    def next_field(self) -> str:
+        """The field of the token that comes next, where all rows are at the same."""
+        return self.layout[int(self.places[0])][0]
+
     def reorder(self, index: Tensor) -> None:
         """The rows become those of index (B′,); a row may come again, or not at all."""
         at = index.cpu().numpy()
@@ -67,7 +71,8 @@ class ModelStream:
         after = self.places[:, None] + np.arange(1, ids.shape[1] + 1)
         self.timesteps = self.timesteps + after[:, -1] // len(self.layout)
         self.places, self.state = after[:, -1] % len(self.layout), self.states[:, -1]
-        return self.read(self.states.flatten(0, 1), after.reshape(-1)).unflatten(0, ids.shape)
+        logits = self.read(self.states.flatten(0, 1), after.reshape(-1))
+        return logits.view(*ids.shape, logits.shape[-1])
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, n, D) of ids (B, n) that come next."""

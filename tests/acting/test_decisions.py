@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
-
-from dtrl.acting.stream import ModelStream
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,))
 ACTIONS = {

@@ -281,7 +281,7 @@ def test_a_gradient_that_is_not_finite_is_not_followed(data, monkeypatch):
     [
         ({"learning_rte": 1}, "no option 'learning_rte'; did you mean 'learning_rate'?"),
         ({"contextlength": 1}, "no option 'contextlength'; did you mean 'context_length'?"),
-        ({"preset": "dtt"}, "preset 'dtt' is unknown; did you mean 'dt'?"),
+        ({"preset": "dtx"}, "preset 'dtx' is unknown; did you mean 'dt'?"),
         ({"attention": "banded_"}, "attention 'banded_' is unknown: did you mean 'banded'?"),
         ({"updates": 0}, "updates 0 must be"),
         ({"updates": 2.5}, "updates 2.5 is a float"),
