@@ -48,7 +48,7 @@ def plan(stream: ModelStream, config: DecodingConfig, generators: Generators, di
     rows, width = stream.rows, config.beam_width
     count = width * config.expansions
     imagined = stream.fork(count)
-    zeros = torch.zeros(rows, count, dtype=torch.float64, device=stream.state.device)
+    zeros = torch.zeros(rows, count, dtype=torch.float64, device=stream.logits().device)
     beams = Beams(zeros[..., None][..., :0].long(), zeros, torch.ones_like(zeros), zeros, zeros)
     first_row = torch.arange(rows, device=zeros.device)[:, None] * count
     for step in range(config.horizon):
@@ -73,7 +73,7 @@ def draw_actions(
     stream: ModelStream, shape: tuple[int, int], config: DecodingConfig, generators: Generators
 ) -> tuple[Tensor, Tensor]:
     """The tokens (B, N, n) of one action a beam, and their log-probability (B, N)."""
-    ids, log_p = [], torch.zeros(shape, dtype=torch.float64, device=stream.state.device)
+    ids, log_p = [], torch.zeros(shape, dtype=torch.float64, device=stream.logits().device)
     while stream.next_field().startswith("action"):
         logits = stream.logits().unflatten(0, shape)
         drawn = sample_categorical(process(logits, config), generators)

@@ -2,6 +2,8 @@
 
 B rows, D width, V ids of a token, m tokens of a step, n tokens of a call."""
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -28,73 +30,80 @@ class ModelStream:
             if f.in_context and not f.joined
             for slot in range(f.tokenizer.num_tokens)
         ]
-        self.places = np.full(len(state), place)
-        self.timesteps, self.state = timesteps, state
+        self.positions = timesteps * len(self.layout) + place
+        """(B,) of the token that comes next, counted from the episode's start."""
+        self.states = state[:, None]
+        """(B, n + 1, D) the hidden vectors before the last call, and after each of its tokens."""
+        self.last = np.zeros(len(state), np.int64)
+        """(B,) which of them the next token is predicted from."""
 
     @property
     def rows(self) -> int:
-        return len(self.state)
-
-    def fork(self, times: int = 1) -> "ModelStream":
-        """A stream of its own with every row `times` times, which leaves this one as it is."""
-        copied = ModelStream(self.model, self.context, 0, self.timesteps, self.state)
-        copied.places = self.places
-        copied.reorder(torch.arange(self.rows, device=self.state.device).repeat_interleave(times))
-        return copied
+        return len(self.states)
 
     def next_field(self) -> str:
         """The field of the token that comes next, where all rows are at the same."""
-        return self.layout[int(self.places[0])][0]
+        return self.layout[int(self.positions[0]) % len(self.layout)][0]
+
+    def fork(self, times: int = 1) -> "ModelStream":
+        """A stream of its own with every row `times` times, which leaves this one as it is."""
+        other = copy.copy(self)
+        other.reorder(torch.arange(self.rows, device=self.states.device).repeat_interleave(times))
+        return other
 
     def reorder(self, index: Tensor) -> None:
         """The rows become those of index (B′,); a row may come again, or not at all."""
-        at = index.cpu().numpy()
-        self.context = self.context.select(at)
-        self.places, self.timesteps, self.state = self.places[at], self.timesteps[at], self.state[index]
+        rows = index.cpu().numpy()
+        self.context = self.context.select(rows)
+        self.positions, self.states, self.last = self.positions[rows], self.states[index], self.last[rows]
 
-    def rollback(self, counts: Counts, state: Tensor) -> None:
-        """Forget the last `counts` (B,) tokens of each row, all of the step that it is in; `state` (B, D) is the hidden vector before them."""
-        self.context.forget(counts)
-        self.places, self.state = self.places - counts, state
+    def rollback(self, counts: Tensor) -> None:
+        """Forget the last `counts` (B,) tokens of each row, of those that the last call of `feed` brought."""
+        forgotten = counts.cpu().numpy()
+        assert (forgotten <= self.last).all()
+        self.context.forget(forgotten)
+        self.positions, self.last = self.positions - forgotten, self.last - forgotten
 
     def hidden(self) -> Tensor:
         """(B, D) what the next token is predicted from."""
-        return self.state
+        return self.states[np.arange(self.rows), self.last]
 
     def logits(self) -> Tensor:
         """(B, V) log-probabilities of the next token, −∞ for ids that it does not have; V is the largest vocabulary among the rows."""
-        return self.read(self.state, self.places)
+        return self.read(self.hidden(), self.positions)
 
     def feed(self, ids: Tensor) -> Tensor:
         """Append ids (B, n); returns the logits (B, n, V) after each of them."""
-        self.states = self.context.extend_all(self.embed(ids))
-        after = self.places[:, None] + np.arange(1, ids.shape[1] + 1)
-        self.timesteps = self.timesteps + after[:, -1] // len(self.layout)
-        self.places, self.state = after[:, -1] % len(self.layout), self.states[:, -1]
-        logits = self.read(self.states.flatten(0, 1), after.reshape(-1))
+        new = self.context.extend_all(self.embed(ids))
+        self.states = torch.cat([self.hidden()[:, None], new], dim=1)
+        after = self.positions[:, None] + np.arange(1, ids.shape[1] + 1)
+        self.positions, self.last = after[:, -1], np.full(self.rows, ids.shape[1])
+        logits = self.read(new.flatten(0, 1), after.reshape(-1))
         return logits.view(*ids.shape, logits.shape[-1])
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, n, D) of ids (B, n) that come next."""
         rows, count = ids.shape
-        x = ids.new_empty(rows, count, self.model.width, dtype=self.state.dtype)
-        for place in np.unique(self.places):
-            which = np.flatnonzero(self.places == place)
+        x = self.states.new_zeros(rows, count, self.model.width)
+        places, timesteps = self.positions % len(self.layout), self.positions // len(self.layout)
+        for place in np.unique(places):
+            which = np.flatnonzero(places == place)
             at = 0
             while at < count:
                 steps, within = divmod(int(place) + at, len(self.layout))
                 name, slot = self.layout[within]
                 end = min(count, at + self.model.by_name[name].tokenizer.num_tokens - slot)
-                timesteps = torch.from_numpy(self.timesteps[which] + steps).to(ids.device)
-                x[which, at:end] = self.model.embed_ids(name, ids[which, at:end], slot, timesteps)
+                if self.model.by_name[name].tokenizer.vocab_size is not None:  # else it is past what can be told by ids
+                    when = torch.from_numpy(timesteps[which] + steps).to(ids.device)
+                    x[which, at:end] = self.model.embed_ids(name, ids[which, at:end], slot, when)
                 at = end
         return x
 
-    def read(self, states: Tensor, places: Counts) -> Tensor:
-        """(N, V) log-probabilities of the tokens at `places` (N,), from the hidden vectors (N, D) before them."""
-        parts = {}
+    def read(self, states: Tensor, positions: Counts) -> Tensor:
+        """(N, V) log-probabilities of the tokens at `positions` (N,), from the hidden vectors (N, D) before them."""
+        parts, places = {}, positions % len(self.layout)
         for place in np.unique(places):
-            name, slot = self.layout[place % len(self.layout)]
+            name, slot = self.layout[place]
             which = np.flatnonzero(places == place)
             distribution = self.model.predict(name, states[which], slot) if name in self.model.head_of else None
             if isinstance(distribution, Categorical):

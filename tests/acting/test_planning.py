@@ -38,10 +38,6 @@ class World:
     def rows(self):
         return len(self.now)
 
-    @property
-    def state(self):
-        return self.now.double()
-
     def next_field(self):
         return self.layout[self.place]
 
