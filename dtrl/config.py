@@ -126,6 +126,9 @@ class ModelConfig:
         "bins of equal width (uniform, by default of dt_discrete) or of equal counts (quantile, by default of tt)",
         ("uniform", "quantile"),
     )
+    draft_head: bool = option(
+        False, "dt_discrete: also train a head that guesses all tokens of an action at once, for --strategy speculative"
+    )
     image_encoder: str = option(
         "conv", "how images are embedded: conv (three convolutions) or patch (linear patches)", ("conv", "patch")
     )

@@ -138,6 +138,28 @@ class Slots(nn.Module):
         return Categorical(logits=F.log_softmax(logits, dim=-1), validate_args=False)
 
 
+class AtOnce(nn.Module):
+    """Logits of all n tokens of a field from one hidden vector, by a small network that leaves the model alone: no gradient goes back into it. A draft
+    of what the model then says token by token [Stern et al. 2018, arXiv:1811.03115; Cai et al. 2024, Medusa-1, arXiv:2401.10774].
+
+    `sizes` as in `Slots`."""
+
+    unused: Tensor
+
+    def __init__(self, width: int, tokens: int, vocab_size: int, sizes: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.inner, self.logits = nn.Linear(width, 2 * width), nn.Linear(2 * width, tokens * vocab_size)
+        limits = torch.tensor(list(sizes or [vocab_size] * tokens))
+        self.register_buffer("unused", torch.arange(vocab_size) >= limits[:, None], persistent=False)
+
+    def forward(self, hidden: Tensor) -> Categorical:
+        """(…, 1, D) → distributions of batch shape (…, n)."""
+        logits = self.logits(F.relu(self.inner(hidden.detach().squeeze(-2)))).unflatten(-1, self.unused.shape)
+        return Categorical(
+            logits=F.log_softmax(logits.masked_fill(self.unused, -torch.inf), dim=-1), validate_args=False
+        )
+
+
 class OneHots(Distribution):
     """Independent choices, as the token that `tokenizers.OneHot` makes of them: the one-hot vectors of all, end to end."""
 

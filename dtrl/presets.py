@@ -12,7 +12,7 @@ from torch import nn
 from dtrl.backbones import Pointwise, Transformer
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.heads import HEADS, Choices, Slots
+from dtrl.heads import HEADS, AtOnce, Choices, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
 from dtrl.tokenizers import TOKENIZERS, Categories, Continuous, Image, OneHot, Tokenizer
@@ -22,6 +22,8 @@ from dtrl.windows import field_columns
 
 GOAL = "desired_goal"
 """The part of a goal environment's observation that says what is wanted, by Gymnasium-Robotics' convention."""
+DRAFT = "draft:"
+"""Begins the name of a field that guesses another."""
 TT_ACTION_WEIGHT = 5.0
 """Weight of action tokens in the loss of a Trajectory Transformer, whose others have 1, in the published code."""
 RETURN_DEVIATION = 2.0
@@ -39,7 +41,13 @@ def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
 def dt_discrete(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
     """A Decision Transformer whose action dimensions are binned and predicted one after the other, each given those before it: it can express that two
     dimensions belong together, and that there are two good actions with a bad one between them."""
-    fields = [*conditions(config, observation_space), *binned_fields(config, "action", action_space, loss_weight=1.0)]
+    action = binned_fields(config, "action", action_space, loss_weight=1.0)
+    drafts = [
+        replace(f, name=f"{DRAFT}{f.name}", in_context=False, at_once=True, source=f.name)
+        for f in action
+        if config.draft_head
+    ]
+    fields = [*conditions(config, observation_space), *drafts, *action]
     return causal(config, fields, slot_heads(config, fields))
 
 
@@ -98,6 +106,10 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     if config.preset not in PRESETS:
         raise InputError(f"preset {config.preset!r} is unknown; {did_you_mean(config.preset, list(PRESETS))}")
     bins, binning = BINS.get(config.preset, (None, None))
+    if config.draft_head and config.preset != "dt_discrete":
+        raise InputError(
+            f"draft_head guesses the tokens of preset dt_discrete, and {config.preset} has no use for it; leave it out."
+        )
     if bins is None and (config.bins, config.binning) != (None, None):
         raise InputError(
             f"bins and binning are of presets that bin ({', '.join(BINS)}), and {config.preset} does not; leave them out."
@@ -201,7 +213,8 @@ def slot_heads(config: ModelConfig, fields: Sequence[Field]) -> dict[str, nn.Mod
     for f in fields:
         if f.loss_weight and f.tokenizer.vocab_size is not None:
             sizes = getattr(f.tokenizer, "sizes", None)
-            heads[f.name] = Slots(config.width, f.tokenizer.num_tokens, f.tokenizer.vocab_size, sizes)
+            kind = AtOnce if f.at_once else Slots
+            heads[f.name] = kind(config.width, f.tokenizer.num_tokens, f.tokenizer.vocab_size, sizes)
     return heads
 
 

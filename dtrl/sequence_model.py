@@ -33,6 +33,8 @@ class Field:
     hidden: bool = False
     """Whether the tokens after it may not see what it says, as the values of a Trajectory Transformer: it is predicted, and in context there is a learned
     vector in its place [Janner et al. 2021, §3, hides it by the attention mask]."""
+    at_once: bool = False
+    """Whether all its tokens are predicted from the one slot before the first, each without knowing the others; such a field is not in context."""
     source: str = ""
     """Its key in `Batch.values`, and the column that its tokenizer is fitted to; the name where it is not given."""
     joined: bool = False
@@ -115,7 +117,7 @@ class SequenceModel(nn.Module):
                 slots[f.name] = slots[before.name]
             elif f.in_context:
                 slot += f.tokenizer.num_tokens
-            elif f.tokenizer.num_tokens != 1:
+            elif f.tokenizer.num_tokens != 1 and not f.at_once:
                 raise ValueError(
                     f"field {f.name!r} has {f.tokenizer.num_tokens} tokens a step and is not in context; only a single token can be predicted so"
                 )
@@ -165,7 +167,8 @@ class SequenceModel(nn.Module):
         """The distribution of every field with a head, at every step: batch shape (B, K, n)."""
         steps = batch.timesteps.shape[1]
         x = self.embed([f.name for f in self.fields if f.in_context], batch.values, batch.timesteps)
-        groups = {name: (self.slots[name], self.by_name[name].tokenizer.num_tokens) for name in self.head_of}
+        read = {name: 1 if f.at_once else f.tokenizer.num_tokens for name, f in self.by_name.items()}
+        groups = {name: (self.slots[name], read[name]) for name in self.head_of}
         reads = {group: self.read_positions(*group, steps, x.device) for group in dict.fromkeys(groups.values())}
         positions = torch.cat([r.flatten() for r in reads.values()])
         last = max(slot + tokens for slot, tokens in reads)

@@ -57,7 +57,7 @@ def decisions_of(model: SequenceModel, acted: Collection[str]) -> list[Decision]
     """An action's decisions, in the order of the block. `acted` are the columns that hold actions."""
     groups: list[list[Field]] = []
     for f in model.fields:
-        if f.source in acted:
+        if f.source in acted and not f.at_once:
             groups[-1].append(f) if f.joined else groups.append([f])
     slots = [(group, slot) for group in groups for slot in range(group[0].tokenizer.num_tokens)]
     return [

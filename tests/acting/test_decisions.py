@@ -28,3 +28,20 @@ def test_acting_token_by_token_is_teacher_forcing(episodes, untrained_policy, pr
     contexts = ("window", "block") if attention == "window" else (attention,)
     for context in contexts:
         assert policy.variant(context=context).replay(data) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_a_draft_head_changes_nothing_of_the_model_that_it_guesses_for(episodes, untrained_policy, kind):
+    data = episodes(kind)
+    policy = untrained_policy(data, preset="dt_discrete", bins=7, draft_head=True)
+    assert policy.replay(data) <= 1e-4
+    model = policy.model
+    batch = Windows(data, 4, 5, names=model.sources).batch(0)
+    loss = model.loss(batch)
+    tokens = int(np.prod(ACTIONS[kind].shape))
+    assert model(batch)["draft:action"].batch_shape == (5, 4, tokens)
+    assert loss.by_field["draft:action"][2] == loss.by_field["action"][2] == batch.valid.sum() * tokens
+    drafted = -model(batch)["draft:action"].log_prob(model.by_name["action"].tokenizer.encode(batch.values["action"]))
+    drafted.sum().backward()
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert moved == {"heads"}
