@@ -45,7 +45,10 @@ class Actor(ABC):
     ) -> None:
         self.observation_space, self.action_space, self.data = observation_space, action_space, data
         self.decoding = decoding or DecodingConfig()
-        self.sampling = self.decoding if self.decoding.strategy == "sample" else DecodingConfig(strategy="sample")
+        drawn = self.decoding.strategy in ("sample", "speculative")
+        self.best = GREEDY if drawn else self.decoding
+        """What a deterministic `predict` does, and what the other does."""
+        self.sampling = DecodingConfig(strategy="sample") if self.decoding.strategy == "greedy" else self.decoding
         self.target_return = check_target(data.default_target_return if target_return is None else target_return)
         self.acted = {leaf.name("action"): leaf for leaf in leaves(action_space)}
         self.observed = {leaf.name("observation"): leaf for leaf in leaves(observation_space)}
@@ -137,7 +140,7 @@ class Actor(ABC):
         if masks is None and self.mask_size is not None and self.masked_by:
             masks = np.concatenate([observations[path].reshape(rows, -1) for path in self.masked_by], axis=1)
         allowed = None if masks is None else mask_rows(masks, rows, self.mask_size)
-        config = GREEDY if deterministic else self.sampling
+        config = self.best if deterministic else self.sampling
         state.actions = self.choose_actions(state, observations, first, allowed, config)
         actions = dict(state.actions)
         if single:  # a number of a Box stays an array, without axes: the space asks for one

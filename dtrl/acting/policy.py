@@ -18,6 +18,7 @@ from dtrl.acting.actor import Actor, inside
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
+from dtrl.acting.searching import search
 from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
@@ -51,6 +52,11 @@ class Decision:
 
 Pick = Callable[[Mapping[str, Distribution], Decision], dict[str, Tensor]]
 """Tokens (B, 1) or (B, 1, d) from distributions of batch shape (B, 1), by field."""
+
+
+def taken(tokens: Mapping[str, Tensor], decision: Decision) -> dict[str, Tensor]:
+    """Of the tokens (B, n) or (B, n, d) of each field, those of a decision."""
+    return {name: tokens[name][:, decision.slot : decision.slot + 1] for name in decision.names}
 
 
 def decisions_of(model: SequenceModel, acted: Collection[str]) -> list[Decision]:
@@ -100,6 +106,12 @@ class Policy(Actor):
         tokens = [model.tokens_of(names) for names in (self.after, self.before)]
         self.tokens_after = tokens[0] - self.since
         self.ages = np.array([1] * self.tokens_after + [0] * tokens[1])
+        self.conditions = 2 if self.decoding.paired else 1
+        """Rows of the context an environment has: guidance and contrast compare two returns."""
+        if self.conditions == 2 and "return" not in self.before:
+            raise InputError(
+                f"guidance and contrast compare the wanted return with another, and preset {config.preset} is told none; leave them out."
+            )
         self._anchor = next(model.parameters())
 
     @property
@@ -132,6 +144,7 @@ class Policy(Actor):
 
     def new_context(self, rows: int) -> Context:
         model = self.model
+        rows *= self.conditions
         return CONTEXTS[self.context](model.backbone, rows, self.context_length, model.tokens_per_step, model.width)
 
     def choose_actions(
@@ -148,22 +161,30 @@ class Policy(Actor):
             return choose(distributions, decoding, state.generators)
 
         with torch.inference_mode():
-            tokens = self.decide(state, self.look(state, observations, first), pick)
+            hidden = self.look(state, observations, first)
+            if decoding.at_once:
+                tokens = self.decide(state, hidden, pick)
+            else:
+                if allowed is not None:
+                    decoding.refuse_masks()
+                tokens = search(self, state, hidden, first, decoding)
+                self.decide(state, hidden, lambda _, decision: taken(tokens, decision))
             return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
 
     def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:
         """The tokens (B, n) or (B, n, d) of each field of the action, by `pick` from one distribution after the other, each given what was picked before.
 
-        `hidden` (B, D) is what `look` gave."""
-        model, picked = self.model, dict[str, list[Tensor]]()
+        `hidden` (B, D), or (2B, D), is what `look` gave."""
+        model, picked, rows = self.model, dict[str, list[Tensor]](), len(state.timesteps)
         for decision in self.decisions:
-            tokens = pick({name: model.predict(name, hidden, decision.slot) for name in decision.names}, decision)
+            known = hidden[:rows]
+            tokens = pick({name: model.predict(name, known, decision.slot) for name in decision.names}, decision)
             for name, token in tokens.items():
                 picked.setdefault(name, []).append(token)
             if decision.fed:
                 ((name, ids),) = tokens.items()
                 x = model.embed_ids(name, ids, decision.slot, torch.from_numpy(state.timesteps).to(self.device))
-                hidden = state.context.extend(x)
+                hidden = state.context.extend(x.repeat(self.conditions, 1, 1))
         return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
 
     def mask_part(self, decision: Decision) -> slice | None:
@@ -185,13 +206,20 @@ class Policy(Actor):
     def look(self, state: PolicyState, observations: Mapping[str, Array], first: npt.NDArray[np.bool_]) -> Tensor:
         """The hidden vector (B, D) from which an action is decided, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
 
-        `observations` are the parts of the observations by path, (B, …) each."""
+        `observations` are the parts of the observations by path, (B, …) each. Where two conditions are compared it is (2B, D): first the wanted return,
+        then the middle one of the data."""
         model, device = self.model, self.device
         values = {"return": state.returns_to_go, "reward": state.last_reward}
         # nobody sees a value; and who still acts has not terminated
         values |= {"value": np.zeros(len(first), np.float32), "terminal": np.zeros(len(first), np.int64)}
         values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
         values |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
+        steps = state.timesteps
+        if self.conditions == 2:
+            middle = self.data.return_quantiles[50]
+            values = {name: np.concatenate([value, value]) for name, value in values.items()}
+            values["return"][len(first) :] -= (state.target_returns - middle) / self.data.discount**steps
+            first, steps = np.concatenate([first, first]), np.concatenate([steps, steps])
         beginning, names = bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
@@ -200,7 +228,7 @@ class Policy(Actor):
         ages = (
             self.ages[self.tokens_after :] if beginning else self.ages
         )  # of each token: 1 for those of the step before
-        timesteps = np.maximum(state.timesteps[:, None] - ages, 0)
+        timesteps = np.maximum(steps[:, None] - ages, 0)
         x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1), 0 if beginning else self.since)
         counts = np.full(len(first), x.shape[1])
         if not beginning and first.any():  # no action came before: these rows are padded on the right instead

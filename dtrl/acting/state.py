@@ -33,6 +33,10 @@ class PolicyState:
     """One a row, for sampling."""
     last_reward: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """(B,) what the last action earned, once the step that follows it has begun."""
+    recent: Any = None
+    """(B, T) ids of the last actions, right-padded with −1, where the decoding looks back on them."""
+    speculation: Any = None
+    """How well a draft has guessed so far (`dtrl.decoding.progress.Speculation`)."""
     started: bool = False
 
 

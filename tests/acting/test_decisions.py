@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from dtrl.windows import Windows
+
 VECTOR = spaces.Box(-np.inf, np.inf, (3,))
 ACTIONS = {
     "numbers": spaces.Box(-1, 1, (2, 2)),

@@ -1,0 +1,115 @@
+"""Strategies that look at several tokens of an action before they choose: beams, plans, contrasts and drafts, on top of a policy's context.
+
+B environments, n tokens of an action, D width."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.distributions import Categorical
+
+from dtrl.acting.planning import OUTCOMES, plan
+from dtrl.acting.state import PolicyState
+from dtrl.acting.stream import ModelStream
+from dtrl.config import DecodingConfig
+from dtrl.decoding.contrastive import paired
+from dtrl.decoding.drafts import Draft, FactorisedDraft, NgramDraft
+from dtrl.decoding.generate import generate
+from dtrl.errors import InputError
+from dtrl.presets import DRAFT
+
+if TYPE_CHECKING:
+    from dtrl.acting.policy import Policy
+
+REMEMBERED = 64
+"""Tokens of earlier actions that history options and n-gram drafts look back on."""
+
+
+def search(
+    policy: "Policy", state: PolicyState, hidden: Tensor, first: npt.NDArray[np.bool_], config: DecodingConfig
+) -> dict[str, Tensor]:
+    """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context stays as it
+    is; rows in `first` (B,) begin an episode.
+
+    Raises InputError where the policy's actions are no ids, and for what its preset cannot do."""
+    model, decisions, rows = policy.model, policy.decisions, len(first)
+    if any(len(d.names) > 1 or model.by_name[d.names[0]].tokenizer.vocab_size is None for d in decisions):
+        config.refuse_sequences()
+    streams = [
+        ModelStream(
+            model, state.context.select(part), model.tokens_of(policy.before), state.timesteps, hidden[torch.from_numpy(part)]
+        )
+        for part in np.arange(policy.conditions * rows).reshape(-1, rows)
+    ]
+    if config.strategy == "plan":
+        check_plan(policy)
+        ids = plan(streams[0], config, state.generators, policy.data.discount).actions[:, 0, : len(decisions)]
+    else:
+        stream = paired(streams[0], streams[1], config) if len(streams) == 2 else streams[0]
+        prompt = None
+        if config.looks_back or config.draft == "ngram":
+            prompt = state.recent = forget(state.recent, first, hidden.device)
+        draft = draft_of(policy, hidden[:rows], config)
+        found = generate(stream, config, state.generators, len(decisions), prompt=prompt, draft=draft)
+        ids = found.ids
+        if prompt is not None:
+            state.recent = remember(prompt, ids)
+        if found.speculation is not None:
+            state.speculation = found.speculation if state.speculation is None else state.speculation + found.speculation
+    names = [decision.names[0] for decision in decisions]
+    return {name: ids[:, [i for i, n in enumerate(names) if n == name]] for name in dict.fromkeys(names)}
+
+
+def forget(recent: Tensor | None, first: npt.NDArray[np.bool_], device: torch.device) -> Tensor:
+    """The ids (B, T) of earlier actions without those of rows that begin."""
+    if recent is None:
+        return torch.full((len(first), 0), -1, dtype=torch.long, device=device)
+    return recent.masked_fill(torch.from_numpy(first).to(device)[:, None], -1)
+
+
+def remember(recent: Tensor, ids: Tensor) -> Tensor:
+    """The ids (B, T), right-padded with −1, with new ones (B, n) behind them; at most `REMEMBERED`, the newest."""
+    both = torch.cat([recent, ids], dim=1)
+    order = (both < 0).long().argsort(dim=1, stable=True)
+    both = both.gather(1, order)
+    count = (both >= 0).sum(dim=1)
+    begin = (count - REMEMBERED).clamp(min=0)[:, None]
+    places = begin + torch.arange(min(REMEMBERED, both.shape[1]), device=both.device)
+    kept = both.gather(1, places.clamp(max=both.shape[1] - 1))
+    return kept.masked_fill(places >= count[:, None], -1)
+
+
+def check_plan(policy: "Policy") -> None:
+    """Raise InputError where the model does not predict what a plan is made of, or its context cannot go on past its length."""
+    missing = [name for name in OUTCOMES if name not in policy.model.head_of]
+    if missing:
+        raise InputError(
+            f"strategy plan imagines rewards, values and observations, and preset {policy.config.preset} predicts none; train with --preset tt."
+        )
+    if policy.context not in ("banded", "full"):
+        raise InputError(
+            f"strategy plan imagines steps past the window that context {policy.context} recomputes; train with --attention banded or full."
+        )
+
+
+def draft_of(policy: "Policy", hidden: Tensor, config: DecodingConfig) -> Draft | None:
+    """What guesses an action's tokens from the hidden vectors (B, D) before them, for the strategy `speculative`."""
+    if config.strategy != "speculative":
+        return None
+    if config.draft == "ngram":
+        return NgramDraft()
+    logits = []
+    for name in dict.fromkeys(decision.names[0] for decision in policy.decisions):
+        if f"{DRAFT}{name}" not in policy.model.head_of:
+            raise InputError(
+                "strategy speculative needs a head that guesses ahead, and this policy has none; train with --preset dt_discrete --draft-head, or take "
+                "--draft ngram."
+            )
+        distribution = policy.model.predict(f"{DRAFT}{name}", hidden)
+        assert isinstance(distribution, Categorical)
+        logits.append(distribution.logits)
+    widest = max(part.shape[-1] for part in logits)
+    padded = [torch.nn.functional.pad(part, (0, widest - part.shape[-1]), value=-torch.inf) for part in logits]
+    return FactorisedDraft(torch.cat(padded, dim=1))
