@@ -12,6 +12,8 @@ from dtrl.errors import InputError
 from dtrl.spaces import Space, is_image
 from dtrl.tokenizers.base import Fitted
 
+Singles = npt.NDArray[np.float32]
+
 NO_BOUND = 1e30
 """Bounds this far apart are none: older environments write the largest float where they mean infinity."""
 
@@ -27,7 +29,7 @@ class Uniform(Fitted):
     """K values evenly spaced from low to high, both included: id = round((x − low) / (high − low) · (K − 1)).
 
     low and high are the bounds of a Box where a dimension has both, else the smallest and the largest value of the data. So a bounded action space's own
-    bounds come back exactly, which centres of bins could not give [Zitkovich et al. 2023, §3.2, arXiv:2307.15818, take the 255 values between 256 edges].
+    bounds come back exactly, which the centres of bins could not give. A dimension that is constant in the data comes back exactly too, whatever its bounds.
     The error within the range is at most (high − low) / (2 (K − 1)), and float32's rounding."""
 
     vocab_size: int
@@ -56,7 +58,7 @@ class Uniform(Fitted):
         if self.bounds is not None:
             bounded = np.isfinite(self.bounds).all(axis=0)
             bounded &= np.subtract(self.bounds[1], self.bounds[0], where=bounded, out=np.zeros(len(low))) < NO_BOUND
-            low, high = np.where(bounded, self.bounds, [low, high])
+            low, high = np.where(bounded & (low < high), self.bounds, [low, high])
         if not (high - low < np.finfo(np.float32).max).all():
             wide = int(np.argmax(high - low))
             raise InputError(
@@ -90,10 +92,10 @@ class Quantile(Fitted):
     most K values get a bin for each and come back exactly. A value that fills more than one bin gets one of its own, so the zeros of a sparse reward
     stay zeros; ids that this leaves over are not used. The error is at most the width of the value's bin."""
 
-    edges: Tensor
-    """(entries, K − 1) smallest value of each bin but the first, ascending; infinite for bins that are not used."""
     vocab_size: int
     dimensions: Tensor
+    edges: Tensor
+    """(entries, K − 1) smallest value of each bin but the first, ascending; infinite for bins that are not used."""
     means: Tensor
     """(entries, K), repeated from the last used bin on."""
     low: Tensor
@@ -151,7 +153,7 @@ def beyond(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return (x < low) | (x > high)
 
 
-def equal_counts(x: npt.NDArray[np.float64], bins: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def equal_counts(x: npt.NDArray[np.float64], bins: int) -> tuple[Singles, Singles]:
     """Starts and means of at most `bins` bins [start, next start) of about equally many of the values (N,); no bin is empty, each mean is in its bin."""
     x = np.sort(x)
     different = np.unique(x)
@@ -172,4 +174,5 @@ def equal_counts(x: npt.NDArray[np.float64], bins: int) -> tuple[npt.NDArray[np.
     starts = starts[counts > 0]
     means = (sums[counts > 0] / counts[counts > 0]).astype(np.float32)
     below_next = np.append(np.nextafter(starts[1:], np.float32(-np.inf)), np.float32(np.inf))
-    return starts, np.clip(means, starts, below_next)
+    means = np.clip(means, starts, below_next)
+    return starts.astype(np.float32), means.astype(np.float32)
