@@ -15,7 +15,7 @@ from dtrl.errors import InputError, did_you_mean
 from dtrl.heads import HEADS, AtOnce, Choices, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
-from dtrl.tokenizers import TOKENIZERS, Categories, Continuous, Image, OneHot, Tokenizer
+from dtrl.tokenizers import TOKENIZERS, Categories, Components, Continuous, Image, OneHot, Tokenizer
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
 from dtrl.windows import field_columns
@@ -212,7 +212,7 @@ def slot_heads(config: ModelConfig, fields: Sequence[Field]) -> dict[str, nn.Mod
     heads: dict[str, nn.Module] = {}
     for f in fields:
         if f.loss_weight and f.tokenizer.vocab_size is not None:
-            sizes = getattr(f.tokenizer, "sizes", None)
+            sizes = f.tokenizer.sizes if isinstance(f.tokenizer, Components) else None
             kind = AtOnce if f.at_once else Slots
             heads[f.name] = kind(config.width, f.tokenizer.num_tokens, f.tokenizer.vocab_size, sizes)
     return heads

@@ -49,14 +49,13 @@ class Decision:
     fed: bool
     """Whether the model is then told, since something of the same action is predicted from it."""
 
+    def part(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the tokens (B, n) or (B, n, d) of each field, those of this decision."""
+        return {name: tokens[name][:, self.slot : self.slot + 1] for name in self.names}
+
 
 Pick = Callable[[Mapping[str, Distribution], Decision], dict[str, Tensor]]
 """Tokens (B, 1) or (B, 1, d) from distributions of batch shape (B, 1), by field."""
-
-
-def taken(tokens: Mapping[str, Tensor], decision: Decision) -> dict[str, Tensor]:
-    """Of the tokens (B, n) or (B, n, d) of each field, those of a decision."""
-    return {name: tokens[name][:, decision.slot : decision.slot + 1] for name in decision.names}
 
 
 def decisions_of(model: SequenceModel, acted: Collection[str]) -> list[Decision]:
@@ -99,7 +98,7 @@ class Policy(Actor):
         self.before = seen[:begin]
         """Fields of a step that are known before its action."""
         last = self.decisions[-1]
-        pending = list(last.names) if acting and not last.fed else []
+        pending = list(last.names) if model.by_name[last.names[0]].in_context else []
         self.after = pending + seen[begin + len(acting) :]
         """Fields that the next call brings: what was decided last, which nothing of its own step has to see, and what follows the action."""
         self.since = last.slot if pending else 0
@@ -168,7 +167,7 @@ class Policy(Actor):
                 if allowed is not None:
                     decoding.refuse_masks()
                 tokens = search(self, state, hidden, first, decoding)
-                self.decide(state, hidden, lambda _, decision: taken(tokens, decision))
+                self.decide(state, hidden, lambda _, decision: decision.part(tokens))
             return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
 
     def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:
@@ -249,6 +248,36 @@ class Policy(Actor):
         values = (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)).cpu()
         decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
         return inside(decoded, self.acted[name].space)
+
+    def tokens_of(self, actions: Mapping[str, Array]) -> dict[str, Tensor]:
+        """The tokens (B, n) or (B, n, d) of each field of an action, from its parts (B, …) by path, in env units."""
+        values = {
+            name: torch.from_numpy(np.ascontiguousarray(actions[leaf.path])).to(self.device).unsqueeze(1)
+            for name, leaf in self.acted.items()
+        }
+        names = dict.fromkeys(name for decision in self.decisions for name in decision.names)
+        fields = [self.model.by_name[name] for name in names]
+        return {f.name: f.tokenizer.encode(values[f.source])[:, 0] for f in fields}
+
+    def sample(
+        self,
+        prompt: Trajectories,
+        steps: int,
+        *,
+        prompt_steps: int = 1,
+        strategy: str = "greedy",
+        seed: int = 0,
+        **decoding: Any,
+    ) -> Trajectories:
+        """Let the model be its own environment: for each episode of the prompt, its first `prompt_steps` steps, and then at most `steps` that the model imagines,
+        beginning with the action at the last of them, all in env units.
+
+        `strategy` and other fields of `DecodingConfig` say how every token is chosen; rows have random numbers of their own from `seed`. An imagined
+        episode ends where the model says that it terminates. Raises InputError for a model that does not predict observations and rewards (preset tt
+        does), for a context that recomputes a window, and for episodes shorter than `prompt_steps`."""
+        from dtrl.acting.dreaming import dream
+
+        return dream(self, prompt, steps, prompt_steps, DecodingConfig(strategy=strategy, **decoding), seed)
 
     # proof
 

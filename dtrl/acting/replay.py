@@ -59,16 +59,11 @@ def decided_along(
     policy: "Policy", state: "PolicyState", hidden: Tensor, taken: Mapping[str, npt.NDArray[Any]]
 ) -> Tensor:
     """(B, d) what is compared of all decisions of an action, in their order, when each is told the recorded ones before it."""
-    fields, values = policy.model.by_name, []
-    given = {
-        leaf.name("action"): torch.from_numpy(np.ascontiguousarray(taken[leaf.path])).to(policy.device).unsqueeze(1)
-        for leaf in policy.acted.values()
-    }
+    tokens, values = policy.tokens_of(taken), []
 
     def pick(distributions: Mapping[str, Distribution], decision: "Decision") -> dict[str, Tensor]:
         values.append(joined_values(distributions))
-        tokens = {name: fields[name].tokenizer.encode(given[fields[name].source])[:, 0] for name in decision.names}
-        return {name: whole[:, decision.slot : decision.slot + 1] for name, whole in tokens.items()}
+        return decision.part(tokens)
 
     policy.decide(state, hidden, pick)
     return torch.cat(values, dim=-1)

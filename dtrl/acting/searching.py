@@ -39,7 +39,11 @@ def search(
         config.refuse_sequences()
     streams = [
         ModelStream(
-            model, state.context.select(part), model.tokens_of(policy.before), state.timesteps, hidden[torch.from_numpy(part)]
+            model,
+            state.context.select(part),
+            model.tokens_of(policy.before),
+            state.timesteps,
+            hidden[torch.from_numpy(part)],
         )
         for part in np.arange(policy.conditions * rows).reshape(-1, rows)
     ]
@@ -57,7 +61,9 @@ def search(
         if prompt is not None:
             state.recent = remember(prompt, ids)
         if found.speculation is not None:
-            state.speculation = found.speculation if state.speculation is None else state.speculation + found.speculation
+            state.speculation = (
+                found.speculation if state.speculation is None else state.speculation + found.speculation
+            )
     names = [decision.names[0] for decision in decisions]
     return {name: ids[:, [i for i, n in enumerate(names) if n == name]] for name in dict.fromkeys(names)}
 
