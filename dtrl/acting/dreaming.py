@@ -101,7 +101,7 @@ def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> M
                 leaf.path: prompt.columns[leaf.name("actions")][at] for leaf in leaves(prompt.action_space)
             }
             tokens = policy.tokens_of(state.actions)
-            policy.decide(state, hidden, lambda _, decision: decision.part(tokens))
+            policy.decide(state, hidden, lambda _, decision, tokens=tokens: decision.part(tokens))  # type: ignore[misc]
             state.reward = np.asarray(prompt.rewards[at], dtype=np.float64)
     return ModelStream(policy.model, state.context, policy.model.tokens_of(policy.before), state.timesteps, hidden)
 

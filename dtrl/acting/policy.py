@@ -269,8 +269,8 @@ class Policy(Actor):
         seed: int = 0,
         **decoding: Any,
     ) -> Trajectories:
-        """Let the model be its own environment: for each episode of the prompt, its first `prompt_steps` steps, and then at most `steps` that the model imagines,
-        beginning with the action at the last of them, all in env units.
+        """Let the model be its own environment: for each episode of the prompt, its first `prompt_steps` steps, and then at most `steps` that the model
+        imagines, beginning with the action at the last of them, all in env units.
 
         `strategy` and other fields of `DecodingConfig` say how every token is chosen; rows have random numbers of their own from `seed`. An imagined
         episode ends where the model says that it terminates. Raises InputError for a model that does not predict observations and rewards (preset tt
