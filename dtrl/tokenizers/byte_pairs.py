@@ -52,7 +52,9 @@ class BytePairs(Fitted):
                 f"vocab_size = {vocab_size} has no room for {alphabet} symbols and the id of padding; choose {alphabet + 1} or more."
             )
         if not 0 <= fill < alphabet:
-            raise InputError(f"fill = {fill} is no symbol of an alphabet of {alphabet}; choose one of 0 … {alphabet - 1}.")
+            raise InputError(
+                f"fill = {fill} is no symbol of an alphabet of {alphabet}; choose one of 0 … {alphabet - 1}."
+            )
         self.alphabet, self.vocab_size, self.padding_id, self.fill = alphabet, vocab_size, vocab_size - 1, fill
         self.num_tokens = n = self.entries * block_length
         learned = self.padding_id - alphabet
@@ -62,7 +64,7 @@ class BytePairs(Fitted):
         self.register_buffer("ranks", torch.zeros(learned, dtype=torch.int64), persistent=False)
         self.register_buffer("pieces", torch.zeros(vocab_size, n, dtype=torch.int64), persistent=False)
         self.register_buffer("lengths", torch.zeros(vocab_size, dtype=torch.int64), persistent=False)
-        self.register_load_state_dict_post_hook(index_merges)
+        self.register_load_state_dict_post_hook(index_merges)  # type: ignore[no-untyped-call]
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:

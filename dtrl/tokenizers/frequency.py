@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dtrl.errors import InputError
 from dtrl.spaces import Space
-from dtrl.tokenizers.base import Fitted
-from dtrl.tokenizers.normalization import Normalization, Rule
+from dtrl.tokenizers.normalization import Chunked, Rule, no_autocast, real_vectors
 
 STEPS = 20
 """Steps of a chunk, where the caller does not choose."""
@@ -20,7 +19,7 @@ SCALE = 10.0
 """As published."""
 
 
-class Frequency(Fitted):
+class Frequency(Chunked):
     """Chunks of h steps of D numbers ↔ n = h · D rounded coefficients: each dimension, normalised to [−1, 1], is transformed by the orthonormal DCT-II
     over the steps, times `scale`, rounded. Low frequencies come first, and of one frequency the dimensions in their order.
 
@@ -42,21 +41,19 @@ class Frequency(Fitted):
         rule: Rule = "bounds",
         box: spaces.Box | None = None,
     ) -> None:
-        super().__init__(shape, block_length)
+        super().__init__(shape, block_length, rule, box)
         if not (scale > 0 and math.isfinite(scale)):
             raise InputError(f"scale = {scale} cannot round coefficients; choose a number above 0, such as {SCALE:g}.")
         self.coefficient_scale = scale
         self.zero = math.floor(scale * math.sqrt(block_length) + 0.5)
         self.vocab_size, self.num_tokens = 2 * self.zero + 1, block_length * self.entries
-        self.normalization = Normalization(self.entries, rule, box)
         self.register_buffer("matrix", torch.from_numpy(cosines(block_length)).float(), persistent=False)
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """For vectors of real numbers. The number of ids follows from the scale."""
-        if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or not space.shape:
-            return None
-        return cls(space.shape, box=space)
+        box = real_vectors(space)
+        return None if box is None else cls(box.shape, box=box)
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Set the normalisation from chunks (N, h, …), or (N, …) where h = 1."""
@@ -65,19 +62,15 @@ class Frequency(Fitted):
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, …) → (B, T/h, h · D)."""
-        steps = self.normalization(self.values(x))
-        chunks = steps.reshape(x.shape[0], x.shape[1] // self.block_length, self.block_length, self.entries)
-        units = (self.matrix @ chunks * self.coefficient_scale).round().long()
+        with no_autocast(x.device.type):
+            units = (self.matrix @ self.chunks(x) * self.coefficient_scale).round().long()
         return (units.clamp(-self.zero, self.zero) + self.zero).flatten(2)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, T/h, h · D) → (B, T, …), inside the range."""
-        units = (self.ids(tokens) - self.zero).to(self.matrix.dtype)
-        chunks = self.matrix.T @ (units.unflatten(2, (self.block_length, self.entries)) / self.coefficient_scale)
-        return self.shaped(self.normalization.inverse(chunks.flatten(1, 2)))
-
-    def outside(self, x: Tensor) -> Tensor:
-        return self.normalization.outside(x.reshape(*x.shape[:2], self.entries)).reshape(x.shape)
+        units = (self.ids(tokens) - self.zero).to(self.matrix.dtype).unflatten(2, (self.block_length, self.entries))
+        with no_autocast(tokens.device.type):
+            return self.steps(self.matrix.T @ (units / self.coefficient_scale))
 
 
 def cosines(steps: int) -> npt.NDArray[np.float64]:

@@ -1,5 +1,7 @@
-"""Numbers in env units ↔ numbers of about unit size, one line a dimension, and the range that a dimension is clipped to first."""
+"""Numbers in env units ↔ numbers of about unit size, by one rule a dimension; and chunks of several steps of them, for the tokenizers that see a
+chunk as a whole."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -7,6 +9,9 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+
+from dtrl.spaces import Space
+from dtrl.tokenizers.base import Fitted
 
 Rule = Literal["bounds", "quantiles", "deviations"]
 TAILS = (0.01, 0.99)
@@ -28,11 +33,12 @@ class Normalization(nn.Module):
     def __init__(self, width: int, rule: Rule, box: spaces.Box | None = None) -> None:
         super().__init__()
         self.rule: Rule = rule
-        self.box_low, self.box_high = (
-            (np.full(width, -np.inf), np.full(width, np.inf))
-            if box is None
-            else (bound.reshape(-1).astype(np.float64) for bound in (box.low, box.high))
-        )
+        self.box_low, self.box_high = np.full(width, -np.inf), np.full(width, np.inf)
+        if box is not None:
+            self.box_low, self.box_high = (
+                box.low.reshape(-1).astype(np.float64),
+                box.high.reshape(-1).astype(np.float64),
+            )
         for name in ("shift", "scale", "low", "high"):
             self.register_buffer(name, torch.zeros(width))
 
@@ -66,3 +72,40 @@ class Normalization(nn.Module):
         """(…, D) → bool of the same shape: the values that are clipped. Compared in the precision of the buffers, in which the data's own ends are inside."""
         x = x.to(self.low.dtype)
         return (x < self.low) | (x > self.high)
+
+
+class Chunked(Fitted):
+    """A tokenizer of chunks of h steps of D numbers, which it normalises first. What is left to it are the tokens of a normalised chunk."""
+
+    def __init__(self, shape: tuple[int, ...], block_length: int, rule: Rule, box: spaces.Box | None) -> None:
+        super().__init__(shape, block_length)
+        self.normalization = Normalization(self.entries, rule, box)
+
+    def normalized(self, x: npt.NDArray[Any]) -> Tensor:
+        """Fits the normalisation: chunks (N, h, …), or (N, …) where h = 1 → (N, h, D)."""
+        rows = self.column(x).reshape(-1, self.entries)
+        self.normalization.fit(rows)
+        steps: Tensor = self.normalization(torch.from_numpy(rows).to(self.normalization.shift.device))
+        return steps.reshape(-1, self.block_length, self.entries)
+
+    def chunks(self, x: Tensor) -> Tensor:
+        """(B, T, …) → (B, T/h, h, D), clipped and normalised."""
+        steps: Tensor = self.normalization(self.values(x))
+        return steps.reshape(x.shape[0], x.shape[1] // self.block_length, self.block_length, self.entries)
+
+    def steps(self, chunks: Tensor) -> Tensor:
+        """(B, T/h, h, D) normalised → (B, T, …), inside the range."""
+        return self.shaped(self.normalization.inverse(chunks.flatten(1, 2)))
+
+    def outside(self, x: Tensor) -> Tensor:
+        return self.normalization.outside(x.reshape(*x.shape[:2], self.entries)).reshape(x.shape)
+
+
+def real_vectors(space: Space) -> spaces.Box | None:
+    """The space, if its values are vectors (or arrays) of real numbers."""
+    return space if isinstance(space, spaces.Box) and space.dtype.kind == "f" and space.shape else None
+
+
+def no_autocast(device_type: str) -> AbstractContextManager[None]:
+    """Ids are computed in the precision of the weights: in bfloat16 they would differ between training and acting."""
+    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()

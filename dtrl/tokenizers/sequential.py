@@ -5,7 +5,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from dtrl.errors import InputError
@@ -56,17 +55,21 @@ class Sequential(Tokenizer):
         h, inner, outer = self.block_length, self.first.block_length, self.second.block_length
         steps = x if h > 1 else x[:, None]
         if steps.ndim < 2 or steps.shape[1] != h:
-            raise InputError(f"the data to fit have shape {x.shape}, and the tokenizer is for chunks of {h} steps, (N, {h}, …).")
+            raise InputError(
+                f"the data to fit have shape {x.shape}, and the tokenizer is for chunks of {h} steps, (N, {h}, …)."
+            )
         rest = steps.shape[2:]
         self.first.fit(steps.reshape(-1, inner, *rest) if inner > 1 else steps.reshape(-1, *rest))
-        tokens = self.first.encode(torch.from_numpy(np.ascontiguousarray(steps)))
+        tokens = self.first.encode(torch.from_numpy(np.array(steps)))  # a copy: a memory map cannot be a tensor
         middle = tokens.cpu().numpy().reshape(len(steps), outer, *self.between)
         self.second.fit(middle if outer > 1 else middle[:, 0])
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, …) → (B, T/h, n)."""
         if x.dim() > 1 and x.shape[1] % self.block_length:
-            raise InputError(f"{x.shape[1]} steps cannot be cut into blocks of {self.block_length}; leave out the rest.")
+            raise InputError(
+                f"{x.shape[1]} steps cannot be cut into blocks of {self.block_length}; leave out the rest."
+            )
         tokens = self.first.encode(x)
         return self.second.encode(tokens.reshape(*tokens.shape[:2], *self.between))
 
