@@ -2,13 +2,19 @@
 
 from dtrl.tokenizers.base import Fitted, Tokenizer
 from dtrl.tokenizers.bins import Quantile, Uniform
+from dtrl.tokenizers.byte_pairs import BytePairs
 from dtrl.tokenizers.categories import Categories
 from dtrl.tokenizers.components import Components
 from dtrl.tokenizers.continuous import Continuous
+from dtrl.tokenizers.finite_scalar import FiniteScalar
+from dtrl.tokenizers.frequency import Frequency
 from dtrl.tokenizers.image import Image
+from dtrl.tokenizers.image_codes import ImageCodes
 from dtrl.tokenizers.k_means import KMeans
 from dtrl.tokenizers.mu_law import MuLaw
 from dtrl.tokenizers.one_hot import OneHot
+from dtrl.tokenizers.sequential import Sequential
+from dtrl.tokenizers.vector_quantization import VectorQuantization
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
     "continuous": Continuous,
@@ -20,19 +26,31 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
     "mu_law": MuLaw,
     "k_means": KMeans,
     "components": Components,
+    "byte_pairs": BytePairs,
+    "finite_scalar": FiniteScalar,
+    "frequency": Frequency,
+    "image_codes": ImageCodes,
+    "sequential": Sequential,
+    "vector_quantization": VectorQuantization,
 }
 
 __all__ = [
     "TOKENIZERS",
+    "BytePairs",
     "Categories",
     "Components",
     "Continuous",
+    "FiniteScalar",
     "Fitted",
+    "Frequency",
     "Image",
+    "ImageCodes",
     "KMeans",
     "MuLaw",
     "OneHot",
     "Quantile",
+    "Sequential",
     "Tokenizer",
     "Uniform",
+    "VectorQuantization",
 ]
