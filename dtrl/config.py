@@ -97,7 +97,7 @@ class ModelConfig:
     preset: str = option(
         "dt",
         "the method: dt (Decision Transformer), dt_discrete (the same with binned action dimensions, one after the other), tt (Trajectory Transformer), "
-        "bc (behaviour cloning), filtered_bc (cloning the best episodes)",
+        "vq_dt (codes of whole actions, and what they leave over), bc (behaviour cloning), filtered_bc (cloning the best episodes)",
     )
     context_length: int = option(20, "steps the model looks back, K; 20 in the paper's MuJoCo experiments")
     attention: str | None = option(
@@ -120,11 +120,13 @@ class ModelConfig:
         "distribution of the action: auto is deterministic for Box and categorical for Discrete",
         ("auto", "deterministic", "gaussian", "tanh_gaussian", "categorical"),
     )
-    bins: int | None = option(None, "bins of a dimension; 256 for dt_discrete and 100 for tt when not given")
+    bins: int | None = option(
+        None, "bins of a dimension, or codes; 256 for dt_discrete, 100 for tt and 16 for vq_dt when not given"
+    )
     binning: str | None = option(
         None,
-        "bins of equal width (uniform, by default of dt_discrete) or of equal counts (quantile, by default of tt)",
-        ("uniform", "quantile"),
+        "bins of equal width (uniform, by default of dt_discrete) or of equal counts (quantile, by default of tt); vq_dt has codes",
+        ("uniform", "quantile", "codes"),
     )
     draft_head: bool = option(
         False, "dt_discrete: also train a head that guesses all tokens of an action at once, for --strategy speculative"

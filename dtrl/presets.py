@@ -15,13 +15,25 @@ from dtrl.errors import InputError, did_you_mean
 from dtrl.heads import HEADS, AtOnce, Choices, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
-from dtrl.tokenizers import TOKENIZERS, Categories, Components, Continuous, Image, OneHot, Tokenizer
+from dtrl.tokenizers import (
+    TOKENIZERS,
+    Categories,
+    Components,
+    Continuous,
+    Image,
+    Offset,
+    OneHot,
+    Tokenizer,
+    VectorQuantization,
+)
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
 from dtrl.windows import field_columns
 
 GOAL = "desired_goal"
 """The part of a goal environment's observation that says what is wanted, by Gymnasium-Robotics' convention."""
+OFFSET = "offset:"
+"""Begins the name of a field that says what the codes of another leave over."""
 DRAFT = "draft:"
 """Begins the name of a field that guesses another."""
 TT_ACTION_WEIGHT = 5.0
@@ -49,6 +61,22 @@ def dt_discrete(config: ModelConfig, observation_space: Space, action_space: Spa
     ]
     fields = [*conditions(config, observation_space), *drafts, *action]
     return causal(config, fields, slot_heads(config, fields))
+
+
+def vq_dt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
+    """A Decision Transformer that picks an action's codes, of a residual vector quantization, and then says the rest [Lee et al. 2024, VQ-BeT,
+    arXiv:2403.03181]: as many kinds of action as there are codes, and no rounding."""
+    fields, heads = conditions(config, observation_space), dict[str, nn.Module]()
+    for leaf in leaves(action_space):
+        name = leaf.name("action")
+        codes = VectorQuantization.for_space(leaf.space, config.bins)
+        if codes is None:
+            fields.append(Field(name, binned(config, leaf.space, name), loss_weight=1.0))
+            continue
+        offset = Field(f"{OFFSET}{name}", Offset(codes), loss_weight=1.0, in_context=False, source=name)
+        fields += [Field(name, codes, loss_weight=1.0), offset]
+        heads[offset.name] = HEADS["deterministic"](config.width, offset.tokenizer.token_width)
+    return causal(config, fields, slot_heads(config, fields) | heads)
 
 
 def tt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
@@ -87,13 +115,14 @@ def bc(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
 PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {
     "dt": dt,
     "dt_discrete": dt_discrete,
+    "vq_dt": vq_dt,
     "tt": tt,
     "bc": bc,
     "filtered_bc": bc,
 }
-BINS = {"dt_discrete": (256, "uniform"), "tt": (100, "quantile")}
-"""Presets of binned dimensions → how many bins, and which, by default: RT-1's 256 [Brohan et al. 2022, arXiv:2212.06817, §5], and those that served the
-Trajectory Transformer best."""
+BINS = {"dt_discrete": (256, "uniform"), "vq_dt": (16, "codes"), "tt": (100, "quantile")}
+"""Presets of ids → how many bins or codes, and which, by default: RT-1's 256 [Brohan et al. 2022, arXiv:2212.06817, §5], VQ-BeT's 16 in each of two
+layers, and those that served the Trajectory Transformer best."""
 
 
 def build(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
@@ -117,6 +146,8 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     discrete = bins is not None or not any(
         isinstance(leaf.space, spaces.Box) for leaf in leaves(trajectories.action_space)
     )
+    if (config.binning == "codes") != (binning == "codes") and config.binning is not None:
+        raise InputError(f"binning {config.binning} does not go with preset {config.preset}; leave it out.")
     head = config.head if config.head != "auto" else ("categorical" if discrete else "deterministic")
     if discrete != (head == "categorical"):
         of = f"preset {config.preset}" if bins else f"the action space {trajectories.action_space}"

@@ -12,6 +12,7 @@ from dtrl.tokenizers.image import Image
 from dtrl.tokenizers.image_codes import ImageCodes
 from dtrl.tokenizers.k_means import KMeans
 from dtrl.tokenizers.mu_law import MuLaw
+from dtrl.tokenizers.offset import Offset
 from dtrl.tokenizers.one_hot import OneHot
 from dtrl.tokenizers.sequential import Sequential
 from dtrl.tokenizers.vector_quantization import VectorQuantization
@@ -47,6 +48,7 @@ __all__ = [
     "ImageCodes",
     "KMeans",
     "MuLaw",
+    "Offset",
     "OneHot",
     "Quantile",
     "Sequential",

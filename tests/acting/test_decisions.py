@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from dtrl.windows import Windows
@@ -30,6 +31,18 @@ def test_acting_token_by_token_is_teacher_forcing(episodes, untrained_policy, pr
     contexts = ("window", "block") if attention == "window" else (attention,)
     for context in contexts:
         assert policy.variant(context=context).replay(data) <= 1e-4
+
+
+@pytest.mark.parametrize("attention", ["window", "banded", "full"])
+def test_codes_and_what_they_leave_over_are_teacher_forcing_too(episodes, untrained_policy, attention):
+    data = episodes("numbers")
+    policy = untrained_policy(data, preset="vq_dt", attention=attention, bins=4)
+    assert [(d.names, d.fed) for d in policy.decisions] == [(("action",), True)] * 2 + [(("offset:action",), False)]
+    assert policy.replay(data) <= 1e-4
+    fields, actions = policy.model.by_name, torch.from_numpy(data.actions)[None]
+    parts = [fields[name].tokenizer for name in ("action", "offset:action")]
+    whole = sum(tokenizer.decode(tokenizer.encode(actions)) for tokenizer in parts)
+    torch.testing.assert_close(whole, actions, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
