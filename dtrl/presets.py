@@ -198,7 +198,7 @@ def conditions(config: ModelConfig, observation_space: Space) -> list[Field]:
 
 def causal(config: ModelConfig, fields: Sequence[Field], heads: Mapping[str, nn.Module]) -> SequenceModel:
     """The fields behind a transformer."""
-    tokens_per_step = sum(f.tokenizer.num_tokens for f in fields if not f.joined)
+    tokens_per_step = sum(f.tokenizer.num_tokens for f in fields if f.in_context and not f.joined)
     backbone = Transformer(
         config.width,
         config.layers,

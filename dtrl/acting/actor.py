@@ -4,6 +4,7 @@ B environments, S width of an observation, A width of an action."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,8 @@ class Actor(ABC):
         drawn = self.decoding.strategy in ("sample", "speculative")
         self.best = GREEDY if drawn else self.decoding
         """What a deterministic `predict` does, and what the other does."""
-        self.sampling = DecodingConfig(strategy="sample") if self.decoding.strategy == "greedy" else self.decoding
+        greedy = self.decoding.strategy == "greedy"
+        self.sampling = replace(self.decoding, strategy="sample", temperature=1.0) if greedy else self.decoding
         self.target_return = check_target(data.default_target_return if target_return is None else target_return)
         self.acted = {leaf.name("action"): leaf for leaf in leaves(action_space)}
         self.observed = {leaf.name("observation"): leaf for leaf in leaves(observation_space)}

@@ -48,7 +48,7 @@ def test_codes_and_what_they_leave_over_are_teacher_forcing_too(episodes, untrai
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_a_draft_head_changes_nothing_of_the_model_that_it_guesses_for(episodes, untrained_policy, kind):
     data = episodes(kind)
-    policy = untrained_policy(data, preset="dt_discrete", bins=7, draft_head=True)
+    policy = untrained_policy(data, preset="dt_discrete", bins=7, draft_head=True, attention="banded")
     assert policy.replay(data) <= 1e-4
     model = policy.model
     batch = Windows(data, 4, 5, names=model.sources).batch(0)
