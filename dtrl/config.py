@@ -366,6 +366,11 @@ class DecodingConfig:
         return self.guidance != 1 or self.contrast != 0
 
     @property
+    def looks_back(self) -> bool:
+        """Whether what may come depends on the tokens so far."""
+        return any(name in self.changed for name in HISTORY)
+
+    @property
     def candidates(self) -> int:
         """Tokens that contrastive search compares."""
         return self.top_k or 4

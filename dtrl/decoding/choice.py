@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.processors import process
+from dtrl.decoding.processors import check_rows, process, process_history
 from dtrl.heads import OneHots, PointMass, TanhNormal
 
 
@@ -48,11 +48,39 @@ def token_of(distribution: Distribution, config: DecodingConfig, generators: Seq
     return torch.tanh(sample) if isinstance(distribution, TanhNormal) else sample
 
 
+def select(
+    logits: Tensor, config: DecodingConfig, generators: Sequence[np.random.Generator], history: Tensor, going: Tensor
+) -> Tensor:
+    """The next id (B,) of rows in progress, from logits (B, V): the mode when greedy, else a sample. Rows that are not `going` (B,) get 0, and draw nothing.
+
+    `history` (B, T) are the ids so far, right-padded with −1; `generators` has one for each row."""
+    logits, history = logits.masked_fill(~going[:, None], 0), history.masked_fill(~going[:, None], -1)
+    if config.greedy:
+        return likeliest(logits, config, history).masked_fill(~going, 0)
+    processed, rows = process(logits, config, history), torch.nonzero(going).squeeze(1)
+    ids = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    ids[rows] = sample_categorical(processed[rows], [generators[row] for row in rows.tolist()])
+    return ids
+
+
+def likeliest(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor:
+    """The mode (B,) of logits (B, V), as far as the history (B, T) allows; of equals the lowest id."""
+    check_rows(logits, "the model, or the action mask,")
+    return process_history(logits, config, history).argmax(dim=-1)
+
+
 def sample_categorical(logits: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
-    """Inverse of the cumulative distribution at one uniform number a token, in float64 so that no rounding picks a token of probability 0."""
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    u = draw(generators, logits.shape[:-1], cumulative, "random") * cumulative[..., -1]
-    return torch.searchsorted(cumulative, u.unsqueeze(-1), right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    """Ids (…) of logits (…, V), by one uniform number a token."""
+    probabilities = logits.double().softmax(dim=-1)
+    return pick(probabilities, draw(generators, logits.shape[:-1], probabilities, "random"))
+
+
+def pick(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Ids (…): the inverse of the cumulative distribution at uniform numbers (…), from weights (…, V) that need not sum to 1; float64, so that no rounding
+    picks an id of weight 0."""
+    cumulative = weights.cumsum(dim=-1)
+    u = uniforms * cumulative[..., -1]
+    return torch.searchsorted(cumulative, u.unsqueeze(-1), right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
 
 
 def draw(generators: Sequence[np.random.Generator], shape: torch.Size, like: Tensor, kind: str) -> Tensor:

@@ -1,0 +1,165 @@
+"""What guesses tokens ahead for speculative decoding.
+
+B rows, V ids, γ tokens guessed at most, A tokens of an action. A guess need not be good: a bad one costs time, and never changes what is sampled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dtrl.config import DecodingConfig
+from dtrl.decoding.choice import draw, likeliest, pick
+from dtrl.decoding.processors import process
+from dtrl.decoding.progress import Progress
+from dtrl.decoding.stream import TokenStream
+
+Generators = Sequence[np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Tokens guessed for each row, and how likely it was that they would be."""
+
+    ids: Tensor
+    """(B, γ), γ that of the row with most; what stands behind a row's count means nothing."""
+    counts: Tensor
+    """(B,) guesses of each row, 0 … γ."""
+    probabilities: Tensor | None
+    """(B, γ, V) float64, the distributions that the guesses were drawn from; None where they were certain."""
+
+
+class Draft(Protocol):
+    """Guesses of what comes next."""
+
+    def propose(self, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
+        """At most `counts` (B,) tokens after those of `progress`, drawn with each row's own generator from what the processors leave."""
+
+    def commit(self, fed: int, kept: Tensor) -> None:
+        """Of the last round's `fed` tokens (the pending one, where there was one, and the guesses) the first `kept` (B,) have come true."""
+
+
+class FactorisedDraft:
+    """Guesses from logits of all tokens at once, each without knowing the others: a second head on the hidden vector that the first token is read from
+    [Stern et al. 2018, blockwise parallel decoding, arXiv:1811.03115]. Costs no pass of its own."""
+
+    def __init__(self, logits: Tensor) -> None:
+        """`logits` (B, A, V) of the tokens that will be generated, the first one first."""
+        self.logits = logits
+
+    def propose(self, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
+        available = self.logits.shape[1]
+        counts = torch.minimum(counts, (available - progress.lengths).clamp(min=0))
+        rows = torch.arange(len(counts), device=counts.device)
+
+        def logits_at(i: int, newest: Tensor) -> Tensor:
+            return self.logits[rows, (progress.lengths + i).clamp(max=available - 1)]
+
+        return guess(logits_at, progress, counts, config, generators)
+
+    def commit(self, fed: int, kept: Tensor) -> None:
+        pass
+
+
+class StreamDraft:
+    """Guesses of a smaller model, a stream with the same contents as the one that it guesses for. Costs γ + 1 of its passes a round: the last guess is fed
+    too, so that it is there when all are accepted."""
+
+    def __init__(self, stream: TokenStream) -> None:
+        self.stream = stream
+
+    def propose(self, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
+        begun = bool(progress.lengths.any())
+        logits = self.stream.feed(progress.last()[:, None])[:, -1] if begun else self.stream.logits()
+
+        def logits_at(i: int, newest: Tensor) -> Tensor:
+            return self.stream.feed(newest[:, None])[:, -1] if i else logits
+
+        proposal = guess(logits_at, progress, counts, config, generators)
+        if proposal.ids.shape[1]:
+            self.stream.feed(proposal.ids[:, -1:])
+        return proposal
+
+    def commit(self, fed: int, kept: Tensor) -> None:
+        self.stream.rollback(fed - kept)
+
+
+class NgramDraft:
+    """Guesses that what followed the last tokens before follows them again: of the longest suffix of at most n − 1 tokens that the history has had, its
+    newest occurrence [Saxena 2023, prompt lookup decoding]. Certain, and free; good where actions repeat."""
+
+    def __init__(self, n: int = 3) -> None:
+        if n < 2:
+            raise ValueError(f"n-grams of {n} tokens have no suffix to look up")
+        self.n = n
+
+    def propose(self, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
+        guesses = [
+            look_up([i for i in row if i >= 0], self.n, count)
+            for row, count in zip(progress.history.tolist(), counts.tolist(), strict=True)
+        ]
+        longest = max(len(g) for g in guesses)
+        ids = [g + [0] * (longest - len(g)) for g in guesses]
+        lengths = counts.new_tensor([len(g) for g in guesses])
+        return Proposal(counts.new_tensor(ids).view(len(guesses), longest), lengths, None)
+
+    def commit(self, fed: int, kept: Tensor) -> None:
+        pass
+
+
+def look_up(history: list[int], n: int, count: int) -> list[int]:
+    """At most `count` ids that followed the newest earlier occurrence of the longest suffix of at most n − 1 ids."""
+    for size in range(min(n - 1, len(history) - 1), 0, -1):
+        suffix = history[-size:]
+        for end in range(len(history) - 1, size - 1, -1):
+            if history[end - size : end] == suffix:
+                return history[end : end + count]
+    return []
+
+
+class LogitsAt(Protocol):
+    """Logits (B, V) of guess i, given the guesses (B,) of i − 1."""
+
+    def __call__(self, i: int, newest: Tensor) -> Tensor: ...
+
+
+def guess(
+    logits_at: LogitsAt, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators
+) -> Proposal:
+    """Draw `counts` (B,) tokens of each row, one after the other."""
+    ids = counts.new_zeros(len(counts), 0)
+    newest, probabilities = counts.new_zeros(len(counts)), []
+    for i in range(int(counts.max())):
+        newest, distribution = draw_one(
+            logits_at(i, newest), config, generators, progress.history_with(ids), i < counts
+        )
+        ids = torch.cat([ids, newest[:, None]], dim=1)
+        probabilities.append(distribution)
+    return Proposal(ids, counts, torch.stack(probabilities, dim=1) if probabilities else None)
+
+
+def draw_one(
+    logits: Tensor, config: DecodingConfig, generators: Generators, history: Tensor, drawing: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Ids (B,) and the distributions (B, V) that they are from; 0 for rows that are not `drawing` (B,), whose generators are left alone."""
+    logits, history = logits.masked_fill(~drawing[:, None], 0), history.masked_fill(~drawing[:, None], -1)
+    distribution = distribution_of(logits, config, history)
+    if config.greedy:
+        return distribution.argmax(dim=-1).masked_fill(~drawing, 0), distribution
+    rows = torch.nonzero(drawing).squeeze(1)
+    ids = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    chosen = [generators[row] for row in rows.tolist()]
+    ids[rows] = pick(distribution[rows], draw(chosen, rows.shape, distribution, "random"))
+    return ids, distribution
+
+
+def distribution_of(logits: Tensor, config: DecodingConfig, history: Tensor | None) -> Tensor:
+    """(B, V) float64: what a token is drawn from; all on one id when greedy. Without a history (B, T), logits may be (…, V)."""
+    if config.greedy:
+        if history is None:
+            history = torch.full((len(logits), 0), -1, dtype=torch.long, device=logits.device)
+        return F.one_hot(likeliest(logits, config, history), logits.shape[-1]).double()
+    return process(logits, config, history).double().softmax(dim=-1)
