@@ -366,6 +366,11 @@ class DecodingConfig:
         return self.guidance != 1 or self.contrast != 0
 
     @property
+    def at_once(self) -> bool:
+        """Whether each token is chosen by its own distribution alone."""
+        return self.strategy in ("greedy", "sample") and not self.looks_back and not self.paired
+
+    @property
     def looks_back(self) -> bool:
         """Whether what may come depends on the tokens so far."""
         return any(name in self.changed for name in HISTORY)
@@ -386,6 +391,12 @@ class DecodingConfig:
             raise InputError(
                 f"{', '.join(self.cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
             )
+
+    def refuse_masks(self) -> None:
+        """Raise InputError: for an environment that forbids actions."""
+        raise InputError(
+            f"action masks go with strategy greedy or sample without guidance and history, not with {self.strategy}; choose those for this environment."
+        )
 
     def refuse_sequences(self) -> None:
         """Raise InputError for what needs several tokens of an action, one after the other: for a policy that chooses each action at once."""

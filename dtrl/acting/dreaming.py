@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -100,8 +101,7 @@ def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> M
             state.actions = {
                 leaf.path: prompt.columns[leaf.name("actions")][at] for leaf in leaves(prompt.action_space)
             }
-            tokens = policy.tokens_of(state.actions)
-            policy.decide(state, hidden, lambda _, decision, tokens=tokens: decision.part(tokens))  # type: ignore[misc]
+            policy.follow(state, hidden, policy.tokens_of(state.actions))
             state.reward = np.asarray(prompt.rewards[at], dtype=np.float64)
     return ModelStream(policy.model, state.context, policy.model.tokens_of(policy.before), state.timesteps, hidden)
 
@@ -112,15 +112,16 @@ def whole_episode(
     """The recorded beginning and the dream, in env units. `told` holds, by field, the ids (n,) of each step."""
     fields = policy.model.by_name
 
-    def values(name: str) -> np.ndarray[Any, Any]:
-        return fields[name].tokenizer.decode(torch.stack(told[name])[None])[0].cpu().numpy()  # type: ignore[no-any-return]
+    def values(name: str) -> npt.NDArray[Any]:
+        tokenizer = fields[name].tokenizer
+        ids = torch.stack(told[name]) if told[name] else torch.zeros(0, tokenizer.num_tokens, dtype=torch.long)
+        decoded: npt.NDArray[Any] = tokenizer.decode(ids.cpu()[None].to(policy.device))[0].cpu().numpy()
+        return decoded
 
     steps = len(told["terminal"])
     observations, actions = {}, {}
     for leaf in leaves(policy.observation_space):
-        imagined = (
-            values(leaf.name("observation")) if told[leaf.name("observation")] else np.zeros((0, *leaf.space.shape))
-        )
+        imagined = values(leaf.name("observation"))
         known = flatten(policy.observation_space, recorded["observations"])[leaf.path][:prompt_steps]
         seen = np.concatenate([known, imagined.astype(known.dtype)])
         if len(seen) == prompt_steps - 1 + steps:  # nothing is predicted after a termination

@@ -116,6 +116,9 @@ class Speculation:
         self.tested += (tested * going).cpu()
         self.rounds += going.cpu()
 
+    def __add__(self, other: "Speculation") -> "Speculation":
+        return Speculation(self.accepted + other.accepted, self.tested + other.tested, self.rounds + other.rounds)
+
     @property
     def acceptance_rate(self) -> float:
         """The share of judged guesses that were accepted, α of all rows; NaN where none was judged."""

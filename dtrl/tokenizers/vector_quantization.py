@@ -176,12 +176,13 @@ class VectorQuantization(Chunked):
         quantized, ids, commitment = self.codebooks(vectors)
         self.codebooks.learn(vectors.detach(), ids, generator)
         error = F.mse_loss(self.decoder(quantized), chunks)
-        return error + COMMITMENT * commitment
+        return error + COMMITMENT * commitment  # type: ignore[no-any-return]
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, …) → (B, T/h, Q)."""
         with no_autocast(x.device.type):
-            return self.codebooks.ids(self.encoder(self.chunks(x).flatten(2)))
+            vectors: Tensor = self.encoder(self.chunks(x).flatten(2))
+            return self.codebooks.ids(vectors)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, T/h, Q) → (B, T, …), inside the range of the data."""
