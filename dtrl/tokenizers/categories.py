@@ -1,11 +1,13 @@
 """The values of a Discrete space, one id a step."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy.typing as npt
+from gymnasium import spaces
 from torch import Tensor
 
 from dtrl.errors import InputError
+from dtrl.spaces import Space
 from dtrl.tokenizers.base import Tokenizer
 
 
@@ -20,6 +22,10 @@ class Categories(Tokenizer):
     def __init__(self, n: int, start: int = 0) -> None:
         super().__init__()
         self.vocab_size, self.start = n, start
+
+    @classmethod
+    def for_space(cls, space: Space, size: int | None = None) -> Self | None:
+        return cls(int(space.n), int(space.start)) if isinstance(space, spaces.Discrete) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Nothing is fitted; raises InputError for a value outside the space, which an embedding would not survive."""
@@ -36,3 +42,6 @@ class Categories(Tokenizer):
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, T, 1) → (B, T)."""
         return tokens.squeeze(-1) + self.start
+
+    def outside(self, x: Tensor) -> Tensor:
+        return (x < self.start) | (x >= self.start + self.vocab_size)

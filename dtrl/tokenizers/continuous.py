@@ -1,6 +1,6 @@
 """Real vectors, one token a step: (x − shift) / scale, with shift and scale fitted by one of three rules."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from dtrl.spaces import Space, is_image
 from dtrl.tokenizers.base import Tokenizer
 
 CONSTANT = 1e-6
@@ -48,6 +49,12 @@ class Continuous(Tokenizer):
             half = (high - low) / 2
             self.shift[self.bounded] = torch.from_numpy((low + high) / 2).float()
             self.scale[self.bounded] = torch.from_numpy(np.where(half > 0, half, 1.0)).float()
+
+    @classmethod
+    def for_space(cls, space: Space, size: int | None = None) -> Self | None:
+        if not isinstance(space, spaces.Box) or is_image(space):
+            return None
+        return cls(int(np.prod(space.shape)), "bounds", box=space)
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         x = x.reshape(len(x), self.token_width)

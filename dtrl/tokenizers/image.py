@@ -1,10 +1,11 @@
 """Images of bytes: one token a step, kept as bytes until the model embeds it."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy.typing as npt
 from torch import Tensor
 
+from dtrl.spaces import Space, is_image
 from dtrl.tokenizers.base import Tokenizer
 
 CHANNELS = 4
@@ -36,6 +37,10 @@ class Image(Tokenizer):
         channels, height, width = (frame[2], frame[0], frame[1]) if self.channels_last else frame
         self.grid = (stack[0] * channels, height, width)
         self.token_width = stack[0] * channels * height * width
+
+    @classmethod
+    def for_space(cls, space: Space, size: int | None = None) -> Self | None:
+        return cls(space.shape) if space.shape is not None and is_image(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Nothing is fitted: bytes are bytes."""

@@ -124,12 +124,12 @@ class ImageCodes(Fitted):
             least, span = self.span()
             pixels = ((self.picture(codes) + 1) / 2 * span + least).round().clamp(0, BYTE).to(torch.uint8)
         images = torch.minimum(torch.maximum(pixels, self.low), self.high)
-        return self.image.decode(images.reshape(*tokens.shape[:2], 1, -1))
+        return self.image.decode(images.reshape(*tokens.shape[:2], 1, self.image.token_width))
 
     def outside(self, x: Tensor) -> Tensor:
         images = self.channels_first(x)
         clipped = (images < self.low) | (images > self.high)
-        return self.image.decode(clipped.reshape(*x.shape[:2], 1, -1))
+        return self.image.decode(clipped.reshape(*x.shape[:2], 1, self.image.token_width))
 
     def span(self) -> tuple[Tensor, Tensor]:
         """(C, 1, 1) the least byte of each channel in the data, and how far its others reach. Where bytes are ids of things, as in MiniGrid, they use

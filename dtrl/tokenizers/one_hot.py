@@ -1,13 +1,15 @@
 """Several choices at once (MultiDiscrete, MultiBinary, the characters of a text): one token a step, the choices' one-hot vectors end to end."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from dtrl.errors import InputError
+from dtrl.spaces import Space, choices_of
 from dtrl.tokenizers.base import Tokenizer
 
 
@@ -18,6 +20,7 @@ class OneHot(Tokenizer):
 
     start: Tensor
     begins: Tensor
+    last: Tensor
     vocab_size = None
     num_tokens = 1
     block_length = 1
@@ -31,6 +34,11 @@ class OneHot(Tokenizer):
         begins = np.cumsum(self.sizes) - self.sizes
         self.register_buffer("begins", torch.from_numpy(begins), persistent=False)
         self.register_buffer("last", torch.tensor(self.sizes) - 1, persistent=False)
+
+    @classmethod
+    def for_space(cls, space: Space, size: int | None = None) -> Self | None:
+        several = isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary, spaces.Text))
+        return cls(*choices_of(space)) if several else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Nothing is fitted; raises InputError for a value outside the space."""
@@ -46,7 +54,7 @@ class OneHot(Tokenizer):
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, …) → (B, T, 1, Σ sizes). A value outside the space becomes the nearest id, as padding has to be something."""
         ids = x.flatten(2).long() - self.start
-        places = self.begins + torch.minimum(ids.clamp_min(0), self.last)  # type: ignore[arg-type]
+        places = self.begins + torch.minimum(ids.clamp_min(0), self.last)
         out = torch.zeros(*ids.shape[:2], self.token_width, device=x.device)
         return out.scatter_(-1, places, 1.0).unsqueeze(2)
 
@@ -55,3 +63,7 @@ class OneHot(Tokenizer):
         ids = [part.argmax(dim=-1) for part in tokens.squeeze(2).split(self.sizes, dim=-1)]
         whole = torch.stack(ids, dim=-1) + self.start
         return whole.view(*whole.shape[:-1], *self.shape)
+
+    def outside(self, x: Tensor) -> Tensor:
+        ids = x.flatten(2).long() - self.start
+        return ((ids < 0) | (ids > self.last)).reshape(x.shape)

@@ -1,4 +1,6 @@
-"""Tokenizers: there and back again, for every kind in the table, and the rules that fit them."""
+"""Tokenizers: what holds for every kind in the table, and those that keep every digit. The others have files of their own."""
+
+import copy
 
 import hypothesis.strategies as st
 import numpy as np
@@ -8,7 +10,20 @@ from gymnasium import spaces
 from hypothesis import assume, given
 
 from dtrl.errors import InputError
-from dtrl.tokenizers import TOKENIZERS, Categories, Continuous, Image, OneHot
+from dtrl.spaces import numbers_of
+from dtrl.tokenizers import (
+    TOKENIZERS,
+    Categories,
+    Components,
+    Continuous,
+    Fitted,
+    Image,
+    KMeans,
+    MuLaw,
+    OneHot,
+    Quantile,
+    Uniform,
+)
 
 ASYMMETRIC = spaces.Box(np.array([-3, 0, -0.5], np.float32), np.array([1, 10, 7.5], np.float32))
 HALF_OPEN = spaces.Box(np.array([-np.inf, 0, -2], np.float32), np.array([np.inf, np.inf, 6], np.float32))
@@ -54,17 +69,54 @@ EXAMPLES = {
     "categories": ("categories", lambda: Categories(5), ids(5)),
     "one category": ("categories", lambda: Categories(1), ids(1)),
     "categories from -2": ("categories", lambda: Categories(4, start=-2), ids(4, start=-2)),
+    "components": ("components", lambda: Components(np.array([3, 1, 4])), choices([3, 1, 4])),
+    "components in a grid": (
+        "components",
+        lambda: Components(np.array([[2, 3], [4, 5]]), np.array([[0, 1], [-2, 7]])),
+        choices([[2, 3], [4, 5]], np.array([[0, 1], [-2, 7]])),
+    ),
+    "uniform": ("uniform", lambda: Uniform((3,), 16), vectors(3)),
+    "uniform, bounded": ("uniform", lambda: Uniform((3,), 17, ASYMMETRIC), vectors(3).clip(0, 1)),
+    "uniform, some open": ("uniform", lambda: Uniform((3,), 16, HALF_OPEN), vectors(3).clip(-2, 6)),
+    "uniform scalar": ("uniform", lambda: Uniform(()), vectors(1)[:, 0]),
+    "uniform matrix": ("uniform", lambda: Uniform((2, 3)), vectors(6).reshape(40, 2, 3)),
+    "quantile": ("quantile", lambda: Quantile((3,), 8), vectors(3)),
+    "quantile scalar, more bins than data": ("quantile", lambda: Quantile(()), vectors(1)[:, 0]),
+    "quantile matrix": ("quantile", lambda: Quantile((2, 3), 5), vectors(6).reshape(40, 2, 3)),
+    "mu_law": ("mu_law", lambda: MuLaw((3,), 64), vectors(3)),
+    "mu_law scalar": ("mu_law", lambda: MuLaw(()), vectors(1)[:, 0]),
+    "k_means": ("k_means", lambda: KMeans((3,), 6), vectors(3)),
+    "k_means matrix, more codes than data": ("k_means", lambda: KMeans((2, 3)), vectors(6).reshape(40, 2, 3)),
 }
-"""Name → (row of the table, a tokenizer, a column of data)."""
+"""Name → (row of the table, a tokenizer, a column of data: 40 rows (40, …), or chunks (40, h, …) of one of blocks)."""
+
+EXACT = {"continuous", "categories", "one_hot", "image", "components"}
+"""Rows of the table that lose nothing of any value of their space."""
 
 
 @pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES)
 def fitted(request):
-    """(a tokenizer fitted to a column, windows (4, 10, …) of that column)."""
+    """(a tokenizer fitted to a column, windows (4, 10 h, …) of that column)."""
     _, make, column = request.param
     tokenizer = make()
     tokenizer.fit(column)
-    return tokenizer, torch.from_numpy(column).reshape(4, 10, *column.shape[1:])
+    return tokenizer, windows_of(tokenizer, column)
+
+
+def windows_of(tokenizer, column):
+    entries = column.shape[1 if tokenizer.block_length == 1 else 2 :]
+    return torch.from_numpy(column).reshape(4, 10 * tokenizer.block_length, *entries)
+
+
+def examples(*, exact=None, numbers=None):
+    """Parameters for a test of some of the examples: those that lose nothing or something, those with numbers to fit or none."""
+    chosen = {
+        name: example
+        for name, example in EXAMPLES.items()
+        if exact in (None, example[0] in EXACT) and numbers in (None, isinstance(example[1](), Fitted))
+    }
+    assert chosen
+    return pytest.mark.parametrize(("make", "column"), [e[1:] for e in chosen.values()], ids=chosen)
 
 
 # Every tokenizer of the table
@@ -75,15 +127,18 @@ def test_every_tokenizer_of_the_table_has_an_example():
     assert all(isinstance(make(), TOKENIZERS[kind]) for kind, make, _ in EXAMPLES.values())
 
 
-def test_decoding_what_was_encoded_gives_the_values_back(fitted):
-    tokenizer, x = fitted
+@examples(exact=True)
+def test_decoding_what_was_encoded_gives_the_values_back(make, column):
+    tokenizer = make()
+    tokenizer.fit(column)
+    x = windows_of(tokenizer, column)
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(x)), x, rtol=1e-6, atol=1e-6)
 
 
 def test_tokens_have_the_shape_that_the_tokenizer_states(fitted):
     tokenizer, x = fitted
     tokens = tokenizer.encode(x)
-    shape = (4, 10 // tokenizer.block_length, tokenizer.num_tokens)
+    shape = (4, 10, tokenizer.num_tokens)
     if tokenizer.vocab_size is None:
         assert tokens.shape == (*shape, tokenizer.token_width)
         assert tokens.dtype == (torch.float32 if tokenizer.grid is None else torch.uint8)
@@ -92,6 +147,27 @@ def test_tokens_have_the_shape_that_the_tokenizer_states(fitted):
         assert tokens.dtype == torch.int64
         assert tokens.min() >= 0
         assert tokens.max() < tokenizer.vocab_size
+    assert tokenizer.decode(tokens).shape == x.shape
+
+
+def test_what_was_decoded_is_encoded_as_before(fitted):
+    tokenizer, x = fitted
+    tokens = tokenizer.encode(x)
+    torch.testing.assert_close(tokenizer.encode(tokenizer.decode(tokens)), tokens, rtol=1e-6, atol=1e-6)
+
+
+def test_data_that_were_fitted_lie_inside_and_far_values_are_clipped(fitted):
+    tokenizer, x = fitted
+    assert not tokenizer.outside(x).any()
+    assert tokenizer.outside(x).shape == x.shape
+    if isinstance(tokenizer, Fitted):
+        for far in (1e6, -1e6):
+            beyond = torch.full_like(x, far)
+            assert tokenizer.outside(beyond).all()
+            ids = tokenizer.encode(beyond)
+            assert ids.min() >= 0
+            assert ids.max() < tokenizer.vocab_size
+            assert tokenizer.decode(ids).abs().max() < 1e3
 
 
 @pytest.mark.parametrize(("_", "make", "column"), EXAMPLES.values(), ids=EXAMPLES)
@@ -99,9 +175,22 @@ def test_what_was_fitted_is_saved_with_the_weights(_, make, column):
     fitted, fresh = make(), make()
     fitted.fit(column)
     fresh.load_state_dict(fitted.state_dict())
-    x = torch.from_numpy(column[None])
-    assert torch.equal(fresh.encode(x), fitted.encode(x))
-    assert torch.equal(fresh.decode(fitted.encode(x)), fitted.decode(fitted.encode(x)))
+    x = windows_of(fitted, column)
+    for loaded in (fresh, copy.deepcopy(fitted)):
+        assert torch.equal(loaded.encode(x), fitted.encode(x))
+        assert torch.equal(loaded.decode(fitted.encode(x)), fitted.decode(fitted.encode(x)))
+        assert torch.equal(loaded.outside(x + 1), fitted.outside(x + 1))
+
+
+@pytest.mark.parametrize(("_", "make", "column"), EXAMPLES.values(), ids=EXAMPLES)
+def test_fitting_again_forgets_what_was_fitted_before(_, make, column):
+    once, twice = make(), make()
+    twice.fit(column[::-1][:3].copy())
+    for tokenizer in (once, twice):
+        tokenizer.fit(column)
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    for name, value in once.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], value), name
 
 
 def test_encoding_leaves_its_input_alone(fitted):
@@ -109,6 +198,117 @@ def test_encoding_leaves_its_input_alone(fitted):
     before = x.clone()
     tokenizer.decode(tokenizer.encode(x))
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("rows", [(0, 10), (4, 0)])
+def test_no_row_or_no_step_is_no_token(fitted, rows):
+    tokenizer, x = fitted
+    none = x[: rows[0], : rows[1]]
+    tokens = tokenizer.encode(none)
+    assert tokens.shape[:3] == (rows[0], rows[1], tokenizer.num_tokens)
+    assert tokenizer.decode(tokens).shape == none.shape
+    assert tokenizer.outside(none).shape == none.shape
+
+
+@pytest.mark.parametrize(("_", "make", "column"), EXAMPLES.values(), ids=EXAMPLES)
+def test_constants_come_back_exactly(_, make, column):
+    tokenizer, constant = make(), column[:1].repeat(40, axis=0)
+    tokenizer.fit(constant)
+    x = windows_of(tokenizer, constant)
+    assert torch.equal(tokenizer.decode(tokenizer.encode(x)), x)
+
+
+@pytest.mark.parametrize(("_", "make", "column"), EXAMPLES.values(), ids=EXAMPLES)
+def test_padding_and_any_id_are_harmless(_, make, column):
+    tokenizer = make()
+    tokenizer.fit(column)
+    zeros = torch.zeros_like(windows_of(tokenizer, column))
+    assert tokenizer.encode(zeros).shape[:3] == (4, 10, tokenizer.num_tokens)
+    if tokenizer.vocab_size is not None:
+        drawn = torch.randint(
+            tokenizer.vocab_size, (4, 10, tokenizer.num_tokens), generator=torch.Generator().manual_seed(0)
+        )
+        assert tokenizer.decode(drawn).isfinite().all()
+
+
+@examples(numbers=True)
+def test_a_tokenizer_without_numbers_says_that_it_needs_them(make, column):
+    tokenizer = make()
+    x, tokens = windows_of(tokenizer, column), torch.zeros(1, 1, tokenizer.num_tokens, dtype=torch.int64)
+    message = rf"this {type(tokenizer).__name__} has seen no data; fit it first"
+    for call, value in ((tokenizer.encode, x), (tokenizer.decode, tokens), (tokenizer.outside, x)):
+        with pytest.raises(InputError, match=message):
+            call(value)
+    tokenizer.load_state_dict(make().state_dict())
+    with pytest.raises(InputError, match=message):
+        tokenizer.encode(x)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@examples(numbers=True)
+def test_a_number_that_is_none_is_named_with_its_dimension(make, column, bad):
+    tokenizer, wrong = make(), column.copy()
+    last = tuple(n - 1 for n in tokenizer.shape)
+    wrong[(7, *[0] * (column.ndim - 1 - len(last)), *last)] = bad
+    where = f"dimension {', '.join(map(str, last))}" if last else "their only dimension"
+    with pytest.raises(InputError, match=rf"the data to fit hold {bad} in {where} \(row 7"):
+        tokenizer.fit(wrong)
+    tokenizer.fit(column)
+    step = 7 * tokenizer.block_length
+    with pytest.raises(InputError, match=rf"the values to encode hold {bad} in {where} \(row 0, {step}\)"):
+        tokenizer.encode(windows_of(tokenizer, wrong))
+
+
+@examples(numbers=True)
+def test_values_of_another_space_are_refused(make, column):
+    tokenizer = make()
+    wider = np.stack([column, column], axis=-1)
+    with pytest.raises(InputError, match=r"data to fit have shape .* give a column of the space it was made for"):
+        tokenizer.fit(wider)
+    with pytest.raises(InputError, match="data to fit have no row"):
+        tokenizer.fit(column[:0])
+    tokenizer.fit(column)
+    with pytest.raises(InputError, match=r"values to encode have shape .* fitted on values of shape"):
+        tokenizer.encode(torch.from_numpy(wider[None]))
+    with pytest.raises(InputError, match=rf"{tokenizer.num_tokens} a block"):
+        tokenizer.decode(torch.zeros(1, 1, tokenizer.num_tokens + 1, dtype=torch.int64))
+
+
+@examples(numbers=True)
+def test_nothing_is_read_back_from_a_device(make, column):
+    """On the device "meta" there are shapes and no numbers, so whoever asks for one fails."""
+    tokenizer = make()
+    tokenizer.fit(column)
+    tokenizer.to("meta")
+    x = windows_of(make(), column).to("meta")
+    tokens = tokenizer.encode(x)
+    assert tokens.device.type == "meta"
+    assert tokenizer.decode(tokens).shape == x.shape == tokenizer.outside(x).shape
+
+
+SPACES = [
+    spaces.Box(-1, 1, (3,)),
+    spaces.Box(-np.inf, np.inf, ()),
+    spaces.Box(0, 255, (9, 8, 3), np.uint8),
+    spaces.Discrete(5, start=-1),
+    spaces.MultiDiscrete([2, 5], start=[-1, 3]),
+    spaces.MultiBinary((2, 2)),
+    spaces.Text(4, charset="ab"),
+]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_tokenizer_is_made_for_the_spaces_that_it_fits(kind):
+    made = {i: TOKENIZERS[kind].for_space(space) for i, space in enumerate(SPACES)}
+    assert any(made.values())
+    for i, tokenizer in made.items():
+        if tokenizer is not None:
+            assert isinstance(tokenizer, TOKENIZERS[kind])
+            SPACES[i].seed(0)
+            values = np.stack([numbers_of(SPACES[i], SPACES[i].sample()) for _ in range(tokenizer.block_length * 4)])
+            blocks = values if tokenizer.block_length == 1 else values.reshape(4, -1, *values.shape[1:])
+            tokenizer.fit(blocks)
+            assert tokenizer.decode(tokenizer.encode(torch.from_numpy(values[None]))).shape[2:] == values.shape[1:]
 
 
 # Continuous
