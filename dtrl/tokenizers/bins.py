@@ -49,7 +49,7 @@ class Uniform(Fitted):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        return cls(space.shape, size or 256, space) if is_vector(space) else None
+        return cls(space.shape, 256 if size is None else size, space) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Bounds from the Box or the data (N, …). Raises InputError for NaN and infinity, naming the dimension."""
@@ -112,7 +112,7 @@ class Quantile(Fitted):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        return cls(space.shape, size or 100) if is_vector(space) else None
+        return cls(space.shape, 100 if size is None else size) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Edges and means from the data (N, …). Raises InputError for NaN and infinity, naming the dimension."""

@@ -43,7 +43,7 @@ class KMeans(Fitted):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        return cls(space.shape, size or 64) if is_vector(space) else None
+        return cls(space.shape, 64 if size is None else size) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """The codebook from the data (N, …); the same data and seed give the same. Raises InputError for NaN and infinity, naming the dimension."""
