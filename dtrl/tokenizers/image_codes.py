@@ -9,11 +9,10 @@ from typing import Any, Self
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from dtrl.errors import InputError
-from dtrl.spaces import BYTE, Space
+from dtrl.spaces import BYTE, Space, is_image
 from dtrl.tokenizers.autoencoder import FitOptions, draw_weights, train, weights_as_buffers
 from dtrl.tokenizers.base import Fitted
 from dtrl.tokenizers.finite_scalar import LEVELS, Levels, published_levels
@@ -72,9 +71,7 @@ class ImageCodes(Fitted):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """For images of bytes, with the largest published levels that make no more than `size` codes."""
-        if not isinstance(space, spaces.Box) or space.dtype != "uint8" or len(space.shape) not in (2, 3, 4):
-            return None
-        return cls(space.shape, published_levels(size or 1024))
+        return cls(space.shape, published_levels(size or 1024)) if space.shape and is_image(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Train on images (N, …)."""

@@ -105,6 +105,6 @@ def test_the_published_levels_fit_a_size():
     assert [math.prod(published_levels(size)) for size in (1, 256, 1000, 1024, 5000)] == [240, 240, 240, 1000, 4375]
 
 
-def test_it_offers_itself_for_real_vectors():
+def test_it_offers_itself_for_vectors():
     assert FiniteScalar.for_space(spaces.Box(-1, 1, (3,)), 300).vocab_size == 240
     assert FiniteScalar.for_space(spaces.MultiBinary(3)) is None

@@ -81,9 +81,9 @@ def test_a_scale_that_rounds_nothing_is_refused(scale):
         Frequency((1,), scale=scale)
 
 
-def test_it_offers_itself_for_real_vectors():
+def test_it_offers_itself_for_vectors():
     assert Frequency.for_space(spaces.Box(-1, 1, (3,))).num_tokens == 60
-    assert Frequency.for_space(spaces.Box(0, 255, (3,), np.uint8)) is None
+    assert Frequency.for_space(spaces.Box(0, 255, (7, 7, 3), np.uint8)) is None
     assert Frequency.for_space(spaces.Discrete(3)) is None
 
 

@@ -197,7 +197,7 @@ def test_what_cannot_be_is_refused():
             VectorQuantization((3,), **options)
 
 
-def test_it_offers_itself_for_real_vectors():
+def test_it_offers_itself_for_vectors():
     tokenizer = VectorQuantization.for_space(spaces.Box(-1, 1, (3,)), 64)
     assert (tokenizer.vocab_size, tokenizer.num_tokens) == (64, 2)
     assert VectorQuantization.for_space(spaces.Discrete(3)) is None
