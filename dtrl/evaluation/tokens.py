@@ -100,7 +100,7 @@ class TokenReport:
         """A line a tokenizer, and below it the error of each dimension, for every part of the field; in fixed width."""
         lines = [
             f"{self.dataset}, {self.field}: fitted on {self.fitted_episodes:,} episodes ({self.fitted_steps:,} steps), "
-            f"measured on {self.held_out_episodes:,} others ({self.held_out_steps:,} steps)"
+            f"measured on the other {self.held_out_episodes:,} ({self.held_out_steps:,} steps)"
         ]
         for name in dict.fromkeys(result.field for result in self.results):
             results = [result for result in self.results if result.field == name]
