@@ -124,6 +124,7 @@ class ImageCodes(Fitted):
         return self.image.decode(images.reshape(*tokens.shape[:2], 1, self.image.token_width))
 
     def outside(self, x: Tensor) -> Tensor:
+        self.values(x[:, :0])
         images = self.channels_first(x)
         clipped = (images < self.low) | (images > self.high)
         return self.image.decode(clipped.reshape(*x.shape[:2], 1, self.image.token_width))
