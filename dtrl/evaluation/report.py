@@ -103,9 +103,9 @@ class Report:
             "reference": None if self.reference is None else asdict(self.reference),
             "settings": self.settings,
         }
-        plain = _plain(value)
-        assert isinstance(plain, dict)
-        return plain
+        result = plain(value)
+        assert isinstance(result, dict)
+        return result
 
     def _target_dict(self, target: TargetResult) -> dict[str, Any]:
         return {
@@ -145,7 +145,7 @@ class Report:
 
     def table(self) -> str:
         """A plain-text table with a line for each target, in fixed width; the last line tells the rank correlation."""
-        return "\n".join([self._title(), "", *_aligned(self._columns()), "", *self._notes()])
+        return "\n".join([self._title(), "", *aligned(self._columns()), "", *self._notes()])
 
     def plot(self, path: str | os.PathLike[str], data_returns: Values | None = None) -> None:
         """Write the calibration figure as a PNG: the return achieved over the return asked for."""
@@ -193,7 +193,8 @@ def _format(values: list[float]) -> Callable[[float], str]:
     return lambda value: f"{value:,.{decimals}f}"
 
 
-def _aligned(columns: list[tuple[str, list[str]]]) -> list[str]:
+def aligned(columns: list[tuple[str, list[str]]]) -> list[str]:
+    """The lines of a table from its columns' heads and cells, in fixed width."""
     widths = [max(len(head), *map(len, cells)) if cells else len(head) for head, cells in columns]
     rows = [
         [head for head, _ in columns],
@@ -203,14 +204,14 @@ def _aligned(columns: list[tuple[str, list[str]]]) -> list[str]:
     return ["   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in JSON's own types: numpy's scalars and arrays, tuples and paths turned, NaN and infinities None."""
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, os.PathLike) else value

@@ -49,7 +49,7 @@ class Uniform(Fitted):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        return cls(space.shape, size or 256, space) if is_vector(space) else None
+        return cls(space.shape, 256 if size is None else size, space) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Bounds from the Box or the data (N, …). Raises InputError for NaN and infinity, naming the dimension."""
@@ -88,7 +88,7 @@ class Uniform(Fitted):
 class Quantile(Fitted):
     """Bins that hold equally many values of the data each; a bin's value is the mean of those in it [Lloyd 1982, doi:10.1109/TIT.1982.1056489].
 
-    Edges are quantiles, as in the Trajectory Transformer [Janner et al. 2021, §3.1, arXiv:2106.02039], which decodes to the middle of a bin. Data with at
+    Edges are quantiles, as in the Trajectory Transformer [Janner et al. 2021, §3, arXiv:2106.02039], which decodes to the middle of a bin. Data with at
     most K values get a bin for each and come back exactly. A value that fills more than one bin gets one of its own, so the zeros of a sparse reward
     stay zeros; ids that this leaves over are not used. The error is at most the width of the value's bin."""
 
@@ -112,7 +112,7 @@ class Quantile(Fitted):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        return cls(space.shape, size or 100) if is_vector(space) else None
+        return cls(space.shape, 100 if size is None else size) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Edges and means from the data (N, …). Raises InputError for NaN and infinity, naming the dimension."""

@@ -86,13 +86,13 @@ class BytePairs(Fitted):
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, …) ids → (B, T/h, n). An id outside the alphabet becomes the nearest one."""
-        steps = self.values(x)
-        ids = steps.long().clamp(0, self.alphabet - 1)
+        ids = self.values(x).long().clamp(0, self.alphabet - 1)
         rows = ids.reshape(-1, self.num_tokens)
         return self.merged(rows).reshape(x.shape[0], x.shape[1] // self.block_length, self.num_tokens)
 
     def outside(self, x: Tensor) -> Tensor:
-        return (x < 0) | (x >= self.alphabet)
+        ids = self.values(x)
+        return self.shaped((ids < 0) | (ids >= self.alphabet))
 
     def merged(self, rows: Tensor) -> Tensor:
         """(R, n) symbols → (R, n). In each row the pair learned first is merged, left to right, until no learned pair is left: the same as to

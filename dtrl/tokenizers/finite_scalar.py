@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dtrl.errors import InputError
 from dtrl.spaces import Space
 from dtrl.tokenizers.autoencoder import FitOptions, draw_weights, perceptron, train
-from dtrl.tokenizers.normalization import Chunked, no_autocast, real_vectors
+from dtrl.tokenizers.bins import is_vector
+from dtrl.tokenizers.normalization import Chunked, no_autocast
 
 LEVELS = {256: (8, 6, 5), 1024: (8, 5, 5, 5), 4096: (7, 5, 5, 5, 5), 16384: (8, 8, 8, 6, 5), 65536: (8, 8, 8, 5, 5, 5)}
 """About so many codes → levels [Mentzer et al. 2023, table 1]."""
@@ -54,8 +55,9 @@ class Levels(nn.Module):
     def ids(self, z: Tensor) -> Tensor:
         """(…, C) → (…) int64."""
         half = self.levels // 2
-        digits: Tensor = (self(z) * half).round().long() + half
-        return (digits * self.radix).sum(dim=-1)
+        digits = (self(z) * half).round().long() + half
+        # the bounds are for NaN on a GPU, where it is not looked for
+        return (torch.minimum(digits.clamp_min(0), self.levels - 1) * self.radix).sum(dim=-1)
 
     def codes(self, ids: Tensor) -> Tensor:
         """(…) → (…, C) the rounded numbers."""
@@ -91,9 +93,8 @@ class FiniteScalar(Chunked):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        """For vectors of real numbers, with the largest published levels that make no more than `size` codes."""
-        box = real_vectors(space)
-        return None if box is None else cls(box.shape, published_levels(size or 1024), box=box)
+        """For vectors, with the largest published levels that make no more than `size` codes."""
+        return cls(space.shape, published_levels(size or 1024), box=space) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Train on chunks (N, h, …), or (N, …) where h = 1."""

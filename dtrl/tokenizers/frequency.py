@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dtrl.errors import InputError
 from dtrl.spaces import Space
-from dtrl.tokenizers.normalization import Chunked, Rule, no_autocast, real_vectors
+from dtrl.tokenizers.bins import is_vector
+from dtrl.tokenizers.normalization import Chunked, Rule, no_autocast
 
 STEPS = 20
 """Steps of a chunk, where the caller does not choose."""
@@ -51,9 +52,8 @@ class Frequency(Chunked):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        """For vectors of real numbers. The number of ids follows from the scale."""
-        box = real_vectors(space)
-        return None if box is None else cls(box.shape, box=box)
+        """For vectors. The number of ids follows from the scale."""
+        return cls(space.shape, box=space) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Set the normalisation from chunks (N, h, …), or (N, …) where h = 1."""

@@ -9,11 +9,10 @@ from typing import Any, Self
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from gymnasium import spaces
 from torch import Tensor, nn
 
 from dtrl.errors import InputError
-from dtrl.spaces import BYTE, Space
+from dtrl.spaces import BYTE, Space, is_image
 from dtrl.tokenizers.autoencoder import FitOptions, draw_weights, train, weights_as_buffers
 from dtrl.tokenizers.base import Fitted
 from dtrl.tokenizers.finite_scalar import LEVELS, Levels, published_levels
@@ -72,9 +71,7 @@ class ImageCodes(Fitted):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """For images of bytes, with the largest published levels that make no more than `size` codes."""
-        if not isinstance(space, spaces.Box) or space.dtype != "uint8" or len(space.shape) not in (2, 3, 4):
-            return None
-        return cls(space.shape, published_levels(size or 1024))
+        return cls(space.shape, published_levels(size or 1024)) if space.shape and is_image(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Train on images (N, …)."""
@@ -124,12 +121,13 @@ class ImageCodes(Fitted):
             least, span = self.span()
             pixels = ((self.picture(codes) + 1) / 2 * span + least).round().clamp(0, BYTE).to(torch.uint8)
         images = torch.minimum(torch.maximum(pixels, self.low), self.high)
-        return self.image.decode(images.reshape(*tokens.shape[:2], 1, -1))
+        return self.image.decode(images.reshape(*tokens.shape[:2], 1, self.image.token_width))
 
     def outside(self, x: Tensor) -> Tensor:
+        self.values(x[:, :0])
         images = self.channels_first(x)
         clipped = (images < self.low) | (images > self.high)
-        return self.image.decode(clipped.reshape(*x.shape[:2], 1, -1))
+        return self.image.decode(clipped.reshape(*x.shape[:2], 1, self.image.token_width))
 
     def span(self) -> tuple[Tensor, Tensor]:
         """(C, 1, 1) the least byte of each channel in the data, and how far its others reach. Where bytes are ids of things, as in MiniGrid, they use

@@ -21,7 +21,7 @@ TOLERANCE = 1e-4
 
 
 class KMeans(Fitted):
-    """The code whose vector is nearest, of a codebook that minimises the sum of squared distances [Shafiullah et al. 2022, §3.1, arXiv:2206.11251].
+    """The code whose vector is nearest, of a codebook that minimises the sum of squared distances [Shafiullah et al. 2022, §3, arXiv:2206.11251].
 
     Distances are in env units, the same in every dimension. `fit` begins with k-means++ from `seed` `restarts` times, and keeps the best. Data with at
     most `codes` different values get a code for each and come back exactly; codes left over repeat the last and are not used."""
@@ -43,7 +43,7 @@ class KMeans(Fitted):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        return cls(space.shape, size or 64) if is_vector(space) else None
+        return cls(space.shape, 64 if size is None else size) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """The codebook from the data (N, …); the same data and seed give the same. Raises InputError for NaN and infinity, naming the dimension."""
@@ -87,7 +87,7 @@ def k_means(x: Floats, codes: int, random: np.random.Generator, restarts: int) -
 
 def plus_plus(x: Floats, codes: int, random: np.random.Generator) -> Floats:
     """(codes, d) rows to begin with: each is drawn in proportion to its squared distance from those before it, and is the best of 2 + ln(codes) drawn
-    [Arthur and Vassilvitskii 2007, k-means++; the best of several is their remark in §5]."""
+    [Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding"]."""
     draws = 2 + int(np.log(codes))
     chosen = [x[random.integers(len(x))]]
     nearest = squared_distance(x, chosen[0])

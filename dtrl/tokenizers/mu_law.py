@@ -38,7 +38,7 @@ class MuLaw(Fitted):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        return cls(space.shape, size or 1024) if is_vector(space) else None
+        return cls(space.shape, 1024 if size is None else size) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Note the constant dimensions of the data (N, …). Raises InputError for NaN and infinity, naming the dimension."""

@@ -10,8 +10,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from dtrl.spaces import Space
+from dtrl.errors import InputError
 from dtrl.tokenizers.base import Fitted
+from dtrl.tokenizers.bins import NO_BOUND, beyond
 
 Rule = Literal["bounds", "quantiles", "deviations"]
 TAILS = (0.01, 0.99)
@@ -23,7 +24,8 @@ class Normalization(nn.Module):
 
     rule "bounds": [low, high] onto [−1, 1], of the Box's bounds where a dimension has both, else of the data. "quantiles": the same with the 1 % and
     the 99 % quantile of the data, so that a few outliers do not use up the range; a dimension in which the two are equal takes its bounds.
-    "deviations": zero mean and unit deviation of the data, and the range of "bounds". A constant dimension is 0, and comes back exactly."""
+    "deviations": zero mean and unit deviation of the data, and the range of "bounds". A dimension that is constant
+    in the data is 0, and comes back exactly, whatever its bounds."""
 
     shift: Tensor
     scale: Tensor
@@ -33,27 +35,28 @@ class Normalization(nn.Module):
     def __init__(self, width: int, rule: Rule, box: spaces.Box | None = None) -> None:
         super().__init__()
         self.rule: Rule = rule
-        self.box_low, self.box_high = np.full(width, -np.inf), np.full(width, np.inf)
+        self.bounds = np.array([np.full(width, -np.inf), np.full(width, np.inf)])
         if box is not None:
-            self.box_low, self.box_high = (
-                box.low.reshape(-1).astype(np.float64),
-                box.high.reshape(-1).astype(np.float64),
-            )
+            self.bounds = np.stack([box.low.reshape(-1), box.high.reshape(-1)]).astype(np.float64)
         for name in ("shift", "scale", "low", "high"):
             self.register_buffer(name, torch.zeros(width))
 
     def fit(self, x: npt.NDArray[Any]) -> None:
-        """Set the numbers from finite float64 data (N, D)."""
+        """Set the numbers from finite float64 data (N, D). Raises InputError where float32 does not hold them."""
         low, high = x.min(axis=0), x.max(axis=0)
+        large = np.maximum(-low, high) > np.finfo(np.float32).max
+        if large.any():
+            raise InputError(
+                f"dimension {large.argmax()} spans {low[large][0]:g} … {high[large][0]:g}, more than float32 holds; rescale the data."
+            )
+        varies = low < high
         if self.rule == "quantiles":
             tails = np.quantile(x, TAILS, axis=0)
-            wide = tails[1] > tails[0]
-            low, high = np.where(wide, tails[0], low), np.where(wide, tails[1], high)
+            low, high = np.where(tails[0] < tails[1], tails, [low, high])
         else:
-            bounded = np.isfinite(self.box_low) & np.isfinite(self.box_high)
-            low, high = np.where(bounded, self.box_low, low), np.where(bounded, self.box_high, high)
+            # NO_BOUND at either end, so that their difference is a number too
+            low, high = np.where(varies & (np.abs(self.bounds) < NO_BOUND).all(axis=0), self.bounds, [low, high])
         if self.rule == "deviations":
-            varies = x.max(axis=0) > x.min(axis=0)
             shift, scale = np.where(varies, x.mean(axis=0), x[0]), np.where(varies, x.std(axis=0), 0.0)
         else:
             shift, scale = (low + high) / 2, (high - low) / 2
@@ -68,17 +71,14 @@ class Normalization(nn.Module):
         """The values in env units, inside [low, high]."""
         return torch.minimum(torch.maximum(x * self.scale + self.shift, self.low), self.high)
 
-    def outside(self, x: Tensor) -> Tensor:
-        """(…, D) → bool of the same shape: the values that are clipped. Compared in the precision of the buffers, in which the data's own ends are inside."""
-        x = x.to(self.low.dtype)
-        return (x < self.low) | (x > self.high)
-
 
 class Chunked(Fitted):
     """A tokenizer of chunks of h steps of D numbers, which it normalises first. What is left to it are the tokens of a normalised chunk."""
 
     def __init__(self, shape: tuple[int, ...], block_length: int, rule: Rule, box: spaces.Box | None) -> None:
         super().__init__(shape, block_length)
+        if box is not None and box.shape != self.shape:
+            raise InputError(f"{box} has not the shape {self.shape} of the values; give the Box that they are of.")
         self.normalization = Normalization(self.entries, rule, box)
 
     def normalized(self, x: npt.NDArray[Any]) -> Tensor:
@@ -98,12 +98,7 @@ class Chunked(Fitted):
         return self.shaped(self.normalization.inverse(chunks.flatten(1, 2)))
 
     def outside(self, x: Tensor) -> Tensor:
-        return self.normalization.outside(x.reshape(*x.shape[:2], self.entries)).reshape(x.shape)
-
-
-def real_vectors(space: Space) -> spaces.Box | None:
-    """The space, if its values are vectors (or arrays) of real numbers."""
-    return space if isinstance(space, spaces.Box) and space.dtype.kind == "f" and space.shape else None
+        return self.shaped(beyond(self.values(x), self.normalization.low, self.normalization.high))
 
 
 def no_autocast(device_type: str) -> AbstractContextManager[None]:

@@ -42,7 +42,7 @@ class Sequential(Tokenizer):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        """Frequencies and byte pairs, which is FAST, for vectors of real numbers."""
+        """Frequencies and byte pairs, which is FAST, for vectors."""
         frequency = Frequency.for_space(space)
         if frequency is None:
             return None

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dtrl.errors import InputError
 from dtrl.spaces import Space
 from dtrl.tokenizers.autoencoder import FitOptions, draw_weights, perceptron, train
-from dtrl.tokenizers.normalization import Chunked, no_autocast, real_vectors
+from dtrl.tokenizers.bins import is_vector
+from dtrl.tokenizers.normalization import Chunked, no_autocast
 
 DECAY = 0.99
 """Of the moving averages that codes are."""
@@ -155,9 +156,8 @@ class VectorQuantization(Chunked):
 
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
-        """Two layers, for vectors of real numbers."""
-        box = real_vectors(space)
-        return None if box is None else cls(box.shape, size or 256, layers=2, box=box)
+        """Two layers, for vectors."""
+        return cls(space.shape, size or 256, layers=2, box=space) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Train on chunks (N, h, …), or (N, …) where h = 1."""
@@ -175,14 +175,13 @@ class VectorQuantization(Chunked):
         vectors = self.encoder(chunks)
         quantized, ids, commitment = self.codebooks(vectors)
         self.codebooks.learn(vectors.detach(), ids, generator)
-        error = F.mse_loss(self.decoder(quantized), chunks)
-        return error + COMMITMENT * commitment  # type: ignore[no-any-return]
+        loss: Tensor = F.mse_loss(self.decoder(quantized), chunks) + COMMITMENT * commitment
+        return loss
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, …) → (B, T/h, Q)."""
         with no_autocast(x.device.type):
-            vectors: Tensor = self.encoder(self.chunks(x).flatten(2))
-            return self.codebooks.ids(vectors)
+            return self.codebooks.ids(self.encoder(self.chunks(x).flatten(2)))
 
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, T/h, Q) → (B, T, …), inside the range of the data."""

@@ -11,7 +11,7 @@ from dtrl.tokenizers.autoencoder import FitOptions
 
 FEW = FitOptions(steps=20, batch_size=16)
 H, D = 4, 3
-BOX = spaces.Box(np.array([-2, -1, 5], np.float32), np.array([2, 1, 5], np.float32))
+BOX = spaces.Box(np.array([-2, -1, 0], np.float32), np.array([2, 1, 9], np.float32))
 
 
 def fast(shape=(D,), **options):
@@ -207,9 +207,31 @@ def test_the_bounds_of_a_box_are_the_range(make):
         assert normalization.low[0] > -1
         return
     edges = torch.from_numpy(np.stack([BOX.low, BOX.high] * 2))[None]
+    edges[..., 2] = 5  # constant in the data, and so exact, whatever its bounds
     assert not tokenizer.outside(edges).any()
     assert tokenizer.outside(edges * 1.01).any()
     assert normalization.low.tolist() == [-2, -1, 5]
+
+
+def test_a_box_without_bounds_leaves_the_range_to_the_data(make):
+    for bound in (np.inf, np.finfo(np.float32).max):
+        tokenizer = make(box=spaces.Box(-bound, bound, (D,)))
+        tokenizer.fit(chunks())
+        plain = make()
+        plain.fit(chunks())
+        assert torch.equal(tokenizer.encode(windows()), plain.encode(windows()))
+
+
+def test_a_box_of_another_shape_is_refused(make):
+    with pytest.raises(InputError, match=r"has not the shape \(3,\) of the values"):
+        make(box=spaces.Box(-1, 1, (2,)))
+
+
+def test_data_larger_than_float32_are_refused(make):
+    x = chunks().astype(np.float64)
+    x[0, 0, 1] = -1e39
+    with pytest.raises(InputError, match=r"dimension 1 spans -1e\+39 … 1"):
+        make().fit(x)
 
 
 def test_one_step_a_block_is_fitted_to_a_column():

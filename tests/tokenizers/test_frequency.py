@@ -61,7 +61,7 @@ def test_every_coefficient_has_an_id_even_the_largest(steps):
 
 def test_a_constant_chunk_has_one_frequency():
     tokenizer = Frequency((2,), block_length=5, box=spaces.Box(-1, 1, (2,)))
-    tokenizer.fit(np.zeros((1, 5, 2)))
+    tokenizer.fit(np.eye(5)[None, :, :2])
     units = tokenizer.encode(torch.tensor([0.5, -0.25]).expand(1, 5, 2)).reshape(5, 2) - tokenizer.zero
     assert units[0].tolist() == [11, -6]  # 10 · √5 · 0.5 = 11.2 and 10 · √5 · −0.25 = −5.6
     assert not units[1:].any()
@@ -81,9 +81,9 @@ def test_a_scale_that_rounds_nothing_is_refused(scale):
         Frequency((1,), scale=scale)
 
 
-def test_it_offers_itself_for_real_vectors():
+def test_it_offers_itself_for_vectors():
     assert Frequency.for_space(spaces.Box(-1, 1, (3,))).num_tokens == 60
-    assert Frequency.for_space(spaces.Box(0, 255, (3,), np.uint8)) is None
+    assert Frequency.for_space(spaces.Box(0, 255, (7, 7, 3), np.uint8)) is None
     assert Frequency.for_space(spaces.Discrete(3)) is None
 
 
