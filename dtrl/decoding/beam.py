@@ -78,7 +78,7 @@ def log_probabilities(
 ) -> Tensor:
     """(B, W, V) of logits (B·W, V), by the history options of `config` where they are on. These may leave a beam nothing, which ends it."""
     logits = logits.masked_fill(scores.isneginf().flatten()[:, None], 0)  # what is no beam need not have a next token
-    check_rows(logits, "the model, or the action mask,")
+    check_rows(logits.view(*scores.shape, -1), "the model, or the action mask,")
     log_p = logits.double().log_softmax(dim=-1)
     history = torch.cat([prompt, running.flatten(0, 1)], dim=1)
     for name, (processor, off) in HISTORY_PROCESSORS.items():
