@@ -32,7 +32,10 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random numbers of --strategy sample")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.npz", help="write the episodes as arrays, which dtrl.load_trajectories reads"
+        "--output",
+        type=Path,
+        metavar="FILE.npz",
+        help="write the episodes as arrays, which dtrl.load_trajectories reads",
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the first one beside the recorded episode")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
@@ -42,16 +45,17 @@ def add_parser(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from dtrl.acting import Policy, load_policy
-    from dtrl.evaluation.dream import compare, dream_figure
+    from dtrl.evaluation.dream import compare, document, dream_figure, table
     from dtrl.evaluation.plots import save_figure
-    from dtrl.evaluation.report import text_table
     from dtrl.files import write_atomically
     from dtrl.training.optimization import choose_device
     from dtrl.trajectories import load_trajectories
 
     policy = load_policy(arguments.policy)
     if not isinstance(policy, Policy):
-        raise InputError(f"{arguments.policy} is an export, which acts and does not dream; give the run it was made from.")
+        raise InputError(
+            f"{arguments.policy} is an export, which acts and does not dream; give the run it was made from."
+        )
     if arguments.episodes < 1:
         raise InputError(f"--episodes {arguments.episodes} must be a positive number.")
     policy.to(choose_device(arguments.device))
@@ -65,12 +69,15 @@ def run(arguments: argparse.Namespace) -> None:
         **given(arguments, DecodingConfig),
     )
     rows = compare(recorded, dreamt, arguments.prompt_steps)
-    print(text_table(rows))
+    print(table(rows))
     if arguments.output is not None:
         write_atomically(arguments.output, as_npz(dreamt))
     if arguments.plot is not None:
         save_figure(dream_figure(recorded, dreamt, arguments.prompt_steps), arguments.plot)
-    write_json(arguments.json, {"dataset": policy.data.dataset, "prompt_steps": arguments.prompt_steps, "episodes": rows})
+    write_json(
+        arguments.json,
+        {"dataset": policy.data.dataset, "prompt_steps": arguments.prompt_steps, "episodes": document(rows)},
+    )
 
 
 def as_npz(episodes: "Trajectories") -> bytes:
@@ -80,8 +87,18 @@ def as_npz(episodes: "Trajectories") -> bytes:
 
     for role in ("observation_space", "action_space"):
         if isinstance(getattr(episodes, role), spaces.Dict | spaces.Tuple):
-            raise InputError(f"--output is for simple spaces, and the {role} is {getattr(episodes, role)}; leave it out.")
+            raise InputError(
+                f"--output is for simple spaces, and the {role} is {getattr(episodes, role)}; leave it out."
+            )
     stream = io.BytesIO()
-    names = ("observations", "actions", "rewards", "terminations", "truncations", "final_observations", "episode_starts")
+    names = (
+        "observations",
+        "actions",
+        "rewards",
+        "terminations",
+        "truncations",
+        "final_observations",
+        "episode_starts",
+    )
     np.savez_compressed(stream, **{name: np.asarray(getattr(episodes, name)) for name in names})
     return stream.getvalue()
