@@ -3,6 +3,7 @@
 B rows, T steps, n tokens of a field."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from dtrl.spaces import flatten, leaves, unflatten
 from dtrl.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from dtrl.acting.policy import Policy
+    from dtrl.acting.policy import Decision, Policy
 
 
 def dream(
@@ -87,6 +88,10 @@ def check_dream(policy: "Policy", prompt: Trajectories, steps: int, prompt_steps
             )
 
 
+def recorded_ones(tokens: Mapping[str, Tensor], _: object, decision: "Decision") -> dict[str, Tensor]:
+    return decision.part(tokens)
+
+
 def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> ModelStream:
     """The stream after the observation of the prompt's last step, whose next token is an action's first."""
     starts = prompt.episode_starts
@@ -101,7 +106,8 @@ def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> M
             state.actions = {
                 leaf.path: prompt.columns[leaf.name("actions")][at] for leaf in leaves(prompt.action_space)
             }
-            policy.follow(state, hidden, policy.tokens_of(state.actions))
+            tokens = policy.tokens_of(state.actions)
+            policy.decide(state, hidden, partial(recorded_ones, tokens))
             state.reward = np.asarray(prompt.rewards[at], dtype=np.float64)
     return ModelStream(policy.model, state.context, policy.model.tokens_of(policy.before), state.timesteps, hidden)
 

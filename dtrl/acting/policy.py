@@ -167,7 +167,6 @@ class Policy(Actor):
                 if allowed is not None:
                     decoding.refuse_masks()
                 tokens = search(self, state, hidden, first, decoding)
-                self.follow(state, hidden, tokens)
             return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
 
     def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:
@@ -185,10 +184,6 @@ class Policy(Actor):
                 x = model.embed_ids(name, ids, decision.slot, torch.from_numpy(state.timesteps).to(self.device))
                 hidden = state.context.extend(x.repeat(self.conditions, 1, 1))
         return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
-
-    def follow(self, state: PolicyState, hidden: Tensor, tokens: Mapping[str, Tensor]) -> None:
-        """`decide` as it was decided already: the state's context is told the tokens of each field."""
-        self.decide(state, hidden, lambda _, decision: decision.part(tokens))
 
     def mask_part(self, decision: Decision) -> slice | None:
         """Of an action mask: the entries that are about this decision, None for all."""

@@ -17,6 +17,7 @@ from dtrl.config import DecodingConfig
 from dtrl.decoding.contrastive import paired
 from dtrl.decoding.drafts import Draft, FactorisedDraft, NgramDraft
 from dtrl.decoding.generate import generate
+from dtrl.decoding.stream import TokenStream
 from dtrl.errors import InputError
 from dtrl.presets import DRAFT
 
@@ -30,41 +31,56 @@ REMEMBERED = 64
 def search(
     policy: "Policy", state: PolicyState, hidden: Tensor, first: npt.NDArray[np.bool_], config: DecodingConfig
 ) -> dict[str, Tensor]:
-    """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context stays as it
-    is; rows in `first` (B,) begin an episode.
+    """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context is then told
+    all but the last, as by `Policy.decide`; rows in `first` (B,) begin an episode.
 
     Raises InputError where the policy's actions are no ids, and for what its preset cannot do."""
     model, decisions, rows = policy.model, policy.decisions, len(first)
     if any(len(d.names) > 1 or model.by_name[d.names[0]].tokenizer.vocab_size is None for d in decisions):
         config.refuse_sequences()
-    streams = [
-        ModelStream(
-            model,
-            state.context.select(part),
-            model.tokens_of(policy.before),
-            state.timesteps,
-            hidden[torch.from_numpy(part)],
-        )
-        for part in np.arange(policy.conditions * rows).reshape(-1, rows)
-    ]
+    timesteps = np.tile(state.timesteps, policy.conditions)
+    stream = ModelStream(model, state.context, model.tokens_of(policy.before), timesteps, hidden)
     if config.strategy == "plan":
         check_plan(policy)
-        ids = plan(streams[0], config, state.generators, policy.data.discount).actions[:, 0, : len(decisions)]
+        ids = plan(stream, config, state.generators, policy.data.discount).actions[:, 0, : len(decisions)]
     else:
-        stream = paired(streams[0], streams[1], config) if len(streams) == 2 else streams[0]
         prompt = None
         if config.looks_back or config.draft == "ngram":
             prompt = state.recent = forget(state.recent, first, hidden.device)
-        draft = draft_of(policy, hidden[:rows], config)
-        found = generate(stream, config, state.generators, len(decisions), prompt=prompt, draft=draft)
+        in_place = policy.conditions == 1 and config.strategy != "beam"
+        found = generate(
+            stream if in_place else apart(stream, rows, config),
+            config,
+            state.generators,
+            len(decisions),
+            prompt=prompt,
+            draft=draft_of(policy, hidden[:rows], config),
+        )
         ids = found.ids
         if prompt is not None:
             state.recent = remember(prompt, ids)
         if found.speculation is not None:
-            state.speculation = (
-                found.speculation if state.speculation is None else state.speculation + found.speculation
-            )
-    names = [decision.names[0] for decision in decisions]
+            before = state.speculation
+            state.speculation = found.speculation if before is None else before + found.speculation
+        if in_place:
+            state.context = stream.context
+            return by_field(policy, ids)
+    if len(decisions) > 1:
+        stream.tell(ids[:, :-1].repeat(policy.conditions, 1))
+    return by_field(policy, ids)
+
+
+def apart(stream: ModelStream, rows: int, config: DecodingConfig) -> TokenStream:
+    """A copy of the stream to search in, of its rows or, where it has two conditions a row, of their pairs."""
+    index = torch.arange(stream.rows, device=stream.states.device)
+    if stream.rows == rows:
+        return stream.select(index)
+    return paired(stream.select(index[:rows]), stream.select(index[rows:]), config)
+
+
+def by_field(policy: "Policy", ids: Tensor) -> dict[str, Tensor]:
+    """The ids (B, n) of an action's decisions, by field."""
+    names = [decision.names[0] for decision in policy.decisions]
     return {name: ids[:, [i for i, n in enumerate(names) if n == name]] for name in dict.fromkeys(names)}
 
 

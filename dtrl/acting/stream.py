@@ -47,8 +47,12 @@ class ModelStream:
 
     def fork(self, times: int = 1) -> "ModelStream":
         """A stream of its own with every row `times` times, which leaves this one as it is."""
+        return self.select(torch.arange(self.rows, device=self.states.device).repeat_interleave(times))
+
+    def select(self, index: Tensor) -> "ModelStream":
+        """A stream of its own of the rows index (B′,)."""
         other = copy.copy(self)
-        other.reorder(torch.arange(self.rows, device=self.states.device).repeat_interleave(times))
+        other.reorder(index)
         return other
 
     def reorder(self, index: Tensor) -> None:
@@ -74,12 +78,16 @@ class ModelStream:
 
     def feed(self, ids: Tensor) -> Tensor:
         """Append ids (B, n); returns the logits (B, n, V) after each of them."""
+        after = self.positions[:, None] + np.arange(1, ids.shape[1] + 1)
+        self.tell(ids)
+        logits = self.read(self.states[:, 1:].flatten(0, 1), after.reshape(-1))
+        return logits.view(*ids.shape, logits.shape[-1])
+
+    def tell(self, ids: Tensor) -> None:
+        """Append ids (B, n)."""
         new = self.context.extend_all(self.embed(ids))
         self.states = torch.cat([self.hidden()[:, None], new], dim=1)
-        after = self.positions[:, None] + np.arange(1, ids.shape[1] + 1)
-        self.positions, self.last = after[:, -1], np.full(self.rows, ids.shape[1])
-        logits = self.read(new.flatten(0, 1), after.reshape(-1))
-        return logits.view(*ids.shape, logits.shape[-1])
+        self.positions, self.last = self.positions + ids.shape[1], np.full(self.rows, ids.shape[1])
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, n, D) of ids (B, n) that come next."""

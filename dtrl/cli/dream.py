@@ -100,5 +100,6 @@ def as_npz(episodes: "Trajectories") -> bytes:
         "final_observations",
         "episode_starts",
     )
-    np.savez_compressed(stream, **{name: np.asarray(getattr(episodes, name)) for name in names})
+    arrays: dict[str, Any] = {name: np.asarray(getattr(episodes, name)) for name in names}
+    np.savez_compressed(stream, **arrays)
     return stream.getvalue()

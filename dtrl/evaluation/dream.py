@@ -14,6 +14,7 @@ from dtrl.trajectories import Trajectories
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+END = {True: "terminated", False: "cut"}
 PANELS = 5
 """Dimensions of the observation that are drawn."""
 
@@ -66,13 +67,12 @@ def document(rows: list[Dreamt]) -> list[dict[str, Any]]:
 
 def table(rows: list[Dreamt]) -> str:
     """A line an episode, in fixed width."""
-    end = lambda terminated: "terminated" if terminated else "cut"  # noqa: E731
     columns = [
         ("episode", [str(i) for i in range(len(rows))]),
         ("dreamt steps", [f"{row.steps:,}" for row in rows]),
         ("recorded", [f"{row.recorded_steps:,}" for row in rows]),
-        ("end", [end(row.terminated) for row in rows]),
-        ("recorded", [end(row.recorded_terminated) for row in rows]),
+        ("end", [END[row.terminated] for row in rows]),
+        ("recorded", [END[row.recorded_terminated] for row in rows]),
         ("return", [f"{row.episode_return:,.4g}" for row in rows]),
         ("recorded", [f"{row.recorded_return:,.4g}" for row in rows]),
         ("drift", ["–" if row.drift is None else f"{row.drift:.2f}" for row in rows]),
@@ -86,7 +86,7 @@ def dream_figure(recorded: Trajectories, dreamt: Trajectories, prompt_steps: int
     panels = [("reward", one["rewards"], other["rewards"])]
     if is_vector(dreamt):
         both = flat(one["observations"]), flat(other["observations"])
-        panels += [(f"observation {i}", *(x[:, i] for x in both)) for i in range(min(PANELS, both[0].shape[1]))]
+        panels += [(f"observation {i}", both[0][:, i], both[1][:, i]) for i in range(min(PANELS, both[0].shape[1]))]
     figure = new_figure(height=1.3 * len(panels) + 0.8)
     shared = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, imagined, real) in zip(shared, panels, strict=True):
