@@ -5,11 +5,12 @@ taken in turns in one process; above 1 dtrl is faster."""
 
 from types import ModuleType
 
-from dtrl.bench import acting, contexts, loading, memory, recording, rollouts, startup, training
+from dtrl.bench import acting, contexts, decoding, loading, memory, recording, rollouts, startup, training
 
 BENCHMARKS: dict[str, ModuleType] = {
     "acting": acting,
     "contexts": contexts,
+    "decoding": decoding,
     "rollouts": rollouts,
     "training": training,
     "loading": loading,

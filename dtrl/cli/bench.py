@@ -9,6 +9,7 @@ from dtrl.cli.arguments import add_json, write_json
 WORK = {
     "acting": "one action, and a vector environment's, against transformers' Decision Transformer",
     "contexts": "the cache's bytes and the time of a step at contexts of 20 to 128,000 tokens, and a step after 1,000 against transformers",
+    "decoding": "what choosing costs a step, plans with and without their cache, and speculative decoding against sampling token by token",
     "rollouts": "evaluating in many environments, with and without worker processes, against Gymnasium's vector environments",
     "training": "one gradient update against transformers' Decision Transformer",
     "loading": "loading a dataset and drawing a batch against Minari",

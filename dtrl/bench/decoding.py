@@ -1,0 +1,294 @@
+"""What choosing costs: the strategies of decoding, each beside the same model without it, without its cache, or without its draft."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from dtrl.acting import Policy
+from dtrl.acting.context import Counts, Full, Rows
+from dtrl.acting.planning import plan
+from dtrl.acting.searching import draft_of
+from dtrl.acting.state import PolicyState
+from dtrl.acting.stream import ModelStream
+from dtrl.bench import timing
+from dtrl.bench.timing import Job, compare, document, interleaved, torch_threads
+from dtrl.config import DecodingConfig, ModelConfig, TrainingConfig
+from dtrl.decoding.progress import Progress, Stop
+from dtrl.decoding.speculative import speed_up
+from dtrl.training.trainer import Trainer
+from dtrl.trajectories import Trajectories
+
+__all__ = ["run", "table"]
+
+STEPS = 22
+"""Timed steps of a repetition: two periods of the `block` context at K = 20."""
+CONTEXT_LENGTH, PLANNED_FROM = 20, 5
+"""Steps that a policy looks back, and those before a plan is made."""
+ACTIONS = 18
+"""Of the Arcade Learning Environment."""
+CHEETAH = (17, 6)
+"""Widths of HalfCheetah's observations and actions."""
+HOPPER = (11, 3)
+
+
+def run(
+    repetitions: int = 20,
+    plans: int = 2,
+    horizon: int = 15,
+    beam_width: int = 32,
+    updates: int = 300,
+    guesses: int = 5,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """`plans` are timed with and without the cache; the model of speculative decoding is trained for so many updates, as its draft can guess nothing of
+    random weights, and `guesses` tokens are guessed at most."""
+    options = dict(locals())
+    with torch_threads(threads):
+        results = [
+            *choosing_rows(repetitions, threads),
+            planning_row(plans, horizon, beam_width, threads),
+            *speculation_rows(repetitions, updates, guesses, threads),
+        ]
+    return document("decoding", options, results)
+
+
+def table(document: dict[str, Any]) -> str:
+    lines = [
+        f"{row['dtrl']}: {row['acceptance_rate']:.2f} of the guesses accepted, {row['tokens_per_pass']:.2f} tokens a pass; "
+        f"a guess costs {row['cost']:.3f} of a pass, so the formula promises {row['formula']:.2f}"
+        for row in document["results"]
+        if "acceptance_rate" in row
+    ]
+    return "\n".join([timing.table(document), "", *lines])
+
+
+# choosing
+
+
+def choosing_rows(repetitions: int, threads: int) -> list[dict[str, Any]]:
+    """A step of 64 environments with 18 actions, greedy and by top-p, beside the same step in which nothing is chosen."""
+    data = made_up(HOPPER[0], spaces.Discrete(ACTIONS))
+    policy = Trainer(data, ModelConfig(context_length=CONTEXT_LENGTH), quick(1), None, resume=False).policy
+    decodings = {
+        "greedy": DecodingConfig(),
+        "sampled by top-p 0.9": DecodingConfig(strategy="sample", top_p=0.9),
+    }
+    policies = {name: policy.variant(context="block", decoding=decoding) for name, decoding in decodings.items()}
+    nothing = NothingChosen(**vars_of(policies["greedy"]))
+    jobs: dict[str, Job] = {name: stepping(p, 64, name == "greedy") for name, p in policies.items()}
+    times = interleaved({**jobs, "nothing chosen": stepping(nothing, 64, True)}, repetitions)
+    work = "a step of 64 environments, 18 actions"
+    return [compare(work, times, name, "nothing chosen", goal=1 / 1.1, threads=threads) for name in policies]
+
+
+class NothingChosen(Policy):
+    """Runs its model, and takes the first action whatever it says."""
+
+    def choose_actions(self, state: PolicyState, observations: Any, first: Any, *_: Any) -> dict[str, Any]:
+        with torch.inference_mode():
+            self.distributions(state, observations, first)
+        return {"": np.zeros(len(first), np.int64)}
+
+
+def vars_of(policy: Policy) -> dict[str, Any]:
+    names = ("model", "config", "observation_space", "action_space", "data", "context", "context_length")
+    return {name: getattr(policy, name) for name in names}
+
+
+def stepping(policy: Policy, rows: int, deterministic: bool) -> Job:
+    """A repetition: a context that is full, and then the timed steps."""
+    random = np.random.default_rng(0)
+    shape = (CONTEXT_LENGTH + STEPS, rows, *(policy.observation_space.shape or ()))
+    observations = random.standard_normal(shape, np.float32)
+
+    def prepare() -> Callable[[], object]:
+        state = policy.initial_state(rows)
+
+        def play(begin: int, end: int) -> None:
+            for step in range(begin, end):
+                policy.predict(observations[step], state, deterministic=deterministic)
+
+        play(0, CONTEXT_LENGTH)
+        return lambda: play(CONTEXT_LENGTH, CONTEXT_LENGTH + STEPS)
+
+    return prepare
+
+
+# planning
+
+
+class Recomputed(Full):
+    """All tokens of the episode, run over again for each new one."""
+
+    def __init__(self, backbone: Any, tokens: Tensor) -> None:
+        self.backbone, self.seen = backbone, tokens
+
+    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+        return self.extend_all(x)[:, -1]
+
+    def extend_all(self, x: Tensor) -> Tensor:
+        self.seen = torch.cat([self.seen, x], dim=1)
+        hidden: Tensor = self.backbone(self.seen)[0]
+        return hidden[:, -x.shape[1] :]
+
+    def select(self, rows: Counts) -> "Recomputed":
+        return Recomputed(self.backbone, self.seen[rows])
+
+
+def planning_row(plans: int, horizon: int, beam_width: int, threads: int) -> dict[str, Any]:
+    """A plan of a Trajectory Transformer for Hopper, with random weights, in the fifth step of an episode. Raises RuntimeError where both ways differ."""
+    data = made_up(HOPPER[0], spaces.Box(-1, 1, HOPPER[1:]))
+    model = ModelConfig(preset="tt", context_length=PLANNED_FROM)
+    policy = Trainer(data, model, quick(1), None, resume=False).policy
+    config = DecodingConfig(strategy="plan", horizon=horizon, beam_width=beam_width)
+    found = {}
+
+    def job(name: str, stream: ModelStream) -> Job:
+        def make() -> None:
+            with torch.inference_mode():
+                found[name] = plan(stream, config, [np.random.default_rng(0)], 1.0).actions
+
+        return lambda: make
+
+    ours, peer = "plan, cached", "plan, the sequence anew for each token"
+    streams = dict(zip((ours, peer), streams_after(policy, data, PLANNED_FROM), strict=True))
+    times = interleaved({name: job(name, stream) for name, stream in streams.items()}, plans, warm_up=0)
+    if not torch.equal(found[ours], found[peer]):
+        raise RuntimeError("the plans with and without the cache differ: their times can't be compared")
+    work = f"a plan of {horizon} steps, {beam_width} beams, 11/3 dimensions"
+    return compare(work, times, ours, peer, goal=10.0, threads=threads)
+
+
+def streams_after(policy: Policy, data: Trajectories, steps: int) -> tuple[ModelStream, ModelStream]:
+    """Two streams whose next token is an action's first, after the same steps: on the policy's context, and on one without a cache."""
+    model, state = policy.model, policy.initial_state(1)
+    with torch.inference_mode():
+        for step in range(steps):
+            first = np.array([step == 0])
+            policy.advance(state, first)
+            hidden = policy.look(state, {"": data.observations[step : step + 1]}, first)
+            if step < steps - 1:
+                state.actions = {"": data.actions[step : step + 1]}
+                given = policy.tokens_of(state.actions)
+                policy.decide(state, hidden, lambda _, decision, given=given: decision.part(given))  # type: ignore[misc]
+        names = [f.name for f in model.fields if f.in_context]
+        values = {"observation": data.observations, "action": data.actions}
+        values |= {
+            "reward": np.zeros(steps, np.float32),
+            "value": np.zeros(steps, np.float32),
+            "terminal": np.zeros(steps, np.int64),
+        }
+        batch = {name: torch.from_numpy(np.ascontiguousarray(column[:steps]))[None] for name, column in values.items()}
+        everything = model.embed(names, batch, torch.arange(steps)[None])
+        tokens = everything[:, : (steps - 1) * model.tokens_per_step + model.tokens_of(policy.before)]
+        recomputed = Recomputed(model.backbone, tokens[:, :-1])
+        before = model.tokens_of(policy.before)
+        again = recomputed.extend_all(tokens[:, -1:])[:, -1]
+    return (
+        ModelStream(model, state.context, before, state.timesteps, hidden),
+        ModelStream(model, recomputed, before, state.timesteps, again),
+    )
+
+
+# speculation
+
+
+def speculation_rows(repetitions: int, updates: int, guesses: int, threads: int) -> list[dict[str, Any]]:
+    """Sampling an action of six dimensions in one environment, with a draft and without."""
+    data = made_up(CHEETAH[0], spaces.Box(-1, 1, CHEETAH[1:]))
+    model = ModelConfig(preset="dt_discrete", draft_head=True, context_length=CONTEXT_LENGTH)
+    trainer = Trainer(data, model, quick(updates), None, resume=False)
+    for update in range(1, updates + 1):
+        trainer.update(update)
+    policy = trainer.policy.variant(context="block")
+    plain, drafted = "token by token", "speculative, factorised draft"
+    policies = {
+        plain: policy.variant(decoding=DecodingConfig(strategy="sample")),
+        drafted: policy.variant(decoding=DecodingConfig(strategy="speculative", draft_tokens=guesses)),
+    }
+    times = interleaved({name: stepping(p, 1, False) for name, p in policies.items()}, repetitions)
+    return [
+        compare("sampling an action of 6 tokens, 17/6 dimensions", times, drafted, plain, goal=2.0, threads=threads)
+        | speculation_of(policies[drafted], guesses)
+    ]
+
+
+def speculation_of(policy: Policy, guesses: int) -> dict[str, float]:
+    """How good and how dear the guesses are: the share accepted, tokens a pass of the model, the time of a guess in passes, and what the formula of
+    Leviathan et al. 2023 makes of them."""
+    state = policy.initial_state(1)
+    random = np.random.default_rng(1)
+    for _ in range(100):
+        policy.predict(random.standard_normal((1, CHEETAH[0]), np.float32), state, deterministic=False)
+    told = state.speculation
+    with torch.inference_mode():
+        first = np.zeros(1, dtype=bool)
+        policy.advance(state, first)
+        hidden = policy.look(state, {"": random.standard_normal((1, CHEETAH[0]), np.float32)}, first)
+        stream = ModelStream(
+            policy.model, state.context, policy.model.tokens_of(policy.before), state.timesteps, hidden
+        )
+        progress = Progress(1, CHEETAH[1], Stop(), None, hidden.device)
+
+        def guess() -> None:
+            draft = draft_of(policy, hidden, policy.decoding)
+            assert draft is not None
+            draft.propose(progress, torch.tensor([guesses]), policy.decoding, state.generators)
+
+        def one_pass() -> None:
+            stream.feed(torch.zeros(1, 1, dtype=torch.long))
+            stream.rollback(torch.ones(1, dtype=torch.long))
+
+        cost = fastest(guess) / guesses / fastest(one_pass)
+    alpha = told.acceptance_rate
+    tokens = 100 * CHEETAH[1]
+    return {
+        "acceptance_rate": alpha,
+        "tokens_per_pass": tokens / int(told.rounds.sum()),
+        "cost": cost,
+        "formula": speed_up(alpha, guesses, cost),
+    }
+
+
+def fastest(call: Callable[[], object], times: int = 50) -> float:
+    """Seconds of the fastest of so many calls."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def quick(updates: int) -> TrainingConfig:
+    return TrainingConfig(updates=updates, device="cpu", warmup_updates=0, learning_rate=1e-3)
+
+
+def made_up(width: int, action_space: spaces.Space[Any]) -> Trajectories:
+    """Episodes of a behaviour that can be learnt: each dimension of an action follows from the observation, up to a tenth of its range of noise; ids are
+    the largest of as many numbers."""
+    random = np.random.default_rng(0)
+    dimensions = (
+        ACTIONS if isinstance(action_space, spaces.Discrete) else CHEETAH[1] if width == CHEETAH[0] else HOPPER[1]
+    )
+    weights = random.standard_normal((width, dimensions)) / np.sqrt(width)
+    episodes = []
+    for _ in range(20):
+        observations = random.standard_normal((101, width)).astype(np.float32)
+        numbers = np.tanh(observations[:-1] @ weights) + 0.1 * random.standard_normal((100, dimensions))
+        discrete = isinstance(action_space, spaces.Discrete)
+        episodes.append(
+            {
+                "observations": observations,
+                "actions": numbers.argmax(axis=1) if discrete else np.clip(numbers, -1, 1),
+                "rewards": random.random(100),
+                "terminations": np.arange(100) == 99,
+                "truncations": np.zeros(100, dtype=bool),
+            }
+        )
+    return Trajectories.from_episodes(episodes, spaces.Box(-np.inf, np.inf, (width,)), action_space)
