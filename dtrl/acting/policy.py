@@ -251,7 +251,7 @@ class Policy(Actor):
     def tokens_of(self, actions: Mapping[str, Array]) -> dict[str, Tensor]:
         """The tokens (B, n) or (B, n, d) of each field of an action, from its parts (B, …) by path, in env units."""
         values = {
-            name: torch.from_numpy(np.ascontiguousarray(actions[leaf.path])).to(self.device).unsqueeze(1)
+            name: torch.from_numpy(np.array(actions[leaf.path])).to(self.device).unsqueeze(1)
             for name, leaf in self.acted.items()
         }
         names = dict.fromkeys(name for decision in self.decisions for name in decision.names)
