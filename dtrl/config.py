@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 from dtrl.errors import InputError, did_you_mean
@@ -351,7 +352,7 @@ class DecodingConfig:
                 f"plausible_p {self.plausible_p} goes with guidance or contrast; add one, or leave it out."
             )
 
-    @property
+    @cached_property
     def changed(self) -> list[str]:
         """Names of the options that are not as they are by default."""
         return [f.name for f in fields(self) if getattr(self, f.name) != f.default]

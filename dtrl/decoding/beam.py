@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.processors import HISTORY_PROCESSORS, check_rows
-from dtrl.decoding.progress import Generation
+from dtrl.decoding.processors import check_rows, process_history
+from dtrl.decoding.progress import Generation, joined
 from dtrl.decoding.stream import TokenStream
 from dtrl.errors import InputError
 
@@ -80,10 +80,8 @@ def log_probabilities(
     logits = logits.masked_fill(scores.isneginf().flatten()[:, None], 0)  # what is no beam need not have a next token
     check_rows(logits.view(*scores.shape, -1), "the model, or the action mask,")
     log_p = logits.double().log_softmax(dim=-1)
-    history = torch.cat([prompt, running.flatten(0, 1)], dim=1)
-    for name, (processor, off) in HISTORY_PROCESSORS.items():
-        if getattr(config, name) != off:
-            log_p = processor(log_p, config, history)
+    history = joined(prompt, running.flatten(0, 1))
+    log_p = process_history(log_p, config, history, checked=False)
     return log_p.view(*scores.shape, -1)
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.choice import draw, likeliest, pick
-from dtrl.decoding.processors import process
+from dtrl.decoding.choice import draw, pick
+from dtrl.decoding.processors import process, process_history
 from dtrl.decoding.progress import Progress
 from dtrl.decoding.stream import TokenStream
 
@@ -129,37 +129,51 @@ class LogitsAt(Protocol):
 def guess(
     logits_at: LogitsAt, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators
 ) -> Proposal:
-    """Draw `counts` (B,) tokens of each row, one after the other."""
+    """Draw `counts` (B,) tokens of each row, one after the other; fewer where nothing can follow a guess."""
     ids = counts.new_zeros(len(counts), 0)
     newest, probabilities = counts.new_zeros(len(counts)), []
     for i in range(int(counts.max())):
-        newest, distribution = draw_one(
-            logits_at(i, newest), config, generators, progress.history_with(ids), i < counts
-        )
+        logits, history = logits_at(i, newest), progress.history_with(ids)
+        drawing = i < counts
+        distribution = distribution_of(*idle(logits, history, drawing), config)
+        drawing = drawing & (distribution > 0).any(dim=-1)
+        counts = torch.where(drawing, counts, counts.clamp(max=i))
+        newest = draw_ids(distribution, config, generators, drawing)
         ids = torch.cat([ids, newest[:, None]], dim=1)
         probabilities.append(distribution)
     return Proposal(ids, counts, torch.stack(probabilities, dim=1) if probabilities else None)
 
 
-def draw_one(
-    logits: Tensor, config: DecodingConfig, generators: Generators, history: Tensor, drawing: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Ids (B,) and the distributions (B, V) that they are from; 0 for rows that are not `drawing` (B,), whose generators are left alone."""
-    logits, history = logits.masked_fill(~drawing[:, None], 0), history.masked_fill(~drawing[:, None], -1)
-    distribution = distribution_of(logits, config, history)
+def idle(logits: Tensor, history: Tensor, busy: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, V) and history (B, T) with something harmless in the rows that are not `busy` (B,)."""
+    return logits.masked_fill(~busy[:, None], 0), history.masked_fill(~busy[:, None], -1)
+
+
+def draw_ids(distribution: Tensor, config: DecodingConfig, generators: Generators, drawing: Tensor) -> Tensor:
+    """Ids (B,) from a distribution (B, V); 0 for rows that are not `drawing` (B,), whose generators are left alone."""
     if config.greedy:
-        return distribution.argmax(dim=-1).masked_fill(~drawing, 0), distribution
+        return distribution.argmax(dim=-1).masked_fill(~drawing, 0)
     rows = torch.nonzero(drawing).squeeze(1)
-    ids = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    ids = torch.zeros(len(distribution), dtype=torch.long, device=distribution.device)
     chosen = [generators[row] for row in rows.tolist()]
-    ids[rows] = pick(distribution[rows], draw(chosen, rows.shape, distribution, "random"))
-    return ids, distribution
+    if chosen:
+        ids[rows] = pick(distribution[rows], draw(chosen, rows.shape, distribution, "random"))
+    return ids
 
 
-def distribution_of(logits: Tensor, config: DecodingConfig, history: Tensor | None) -> Tensor:
-    """(B, V) float64: what a token is drawn from; all on one id when greedy. Without a history (B, T), logits may be (…, V)."""
+def distribution_of(logits: Tensor, history: Tensor | None, config: DecodingConfig) -> Tensor:
+    """(…, V) float64: what a token is drawn from; all on one id when greedy, and 0 everywhere where nothing can be drawn.
+
+    That is no error here: a guess that will be rejected may well lead nowhere. From logits (…, V), or (B, V) with a history (B, T)."""
+    possible = logits.amax(dim=-1).isfinite()
+    logits = logits.masked_fill(~possible[..., None], 0)
+    if not config.greedy:
+        logits = process(logits, config)
+    if history is not None:
+        logits = process_history(logits, config, history, checked=False)
+        possible = possible & ~logits.isneginf().all(dim=-1)
     if config.greedy:
-        if history is None:
-            history = torch.full((len(logits), 0), -1, dtype=torch.long, device=logits.device)
-        return F.one_hot(likeliest(logits, config, history), logits.shape[-1]).double()
-    return process(logits, config, history).double().softmax(dim=-1)
+        distribution = F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).double()
+    else:
+        distribution = logits.double().softmax(dim=-1)
+    return distribution.masked_fill(~possible[..., None], 0)

@@ -107,12 +107,14 @@ def process(logits: Tensor, config: DecodingConfig, history: Tensor | None = Non
     return logits if history is None else process_history(logits, config, history)
 
 
-def process_history(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor:
-    """Through the processors that need the history alone: for strategies that draw nothing, where the others have no meaning. Shapes as in `process`."""
+def process_history(logits: Tensor, config: DecodingConfig, history: Tensor, checked: bool = True) -> Tensor:
+    """Through the processors that need the history alone: for strategies that draw nothing, where the others have no meaning. Shapes as in `process`.
+    Not `checked`, a row may lose all its tokens, for a strategy that can do without it."""
     for name, (processor, off) in HISTORY_PROCESSORS.items():
         if getattr(config, name) != off:
             logits = processor(logits, config, history)
-            check_rows(logits, name)
+            if checked:
+                check_rows(logits, name)
     return logits
 
 

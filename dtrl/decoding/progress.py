@@ -62,9 +62,7 @@ class Progress:
 
     def history_with(self, ids: Tensor) -> Tensor:
         """(B, T + n + m) the history as it would be with ids (B, m) after it."""
-        history = torch.cat([self.history, torch.full_like(ids, -1)], dim=1)
-        places = (self.starts + self.lengths)[:, None] + torch.arange(ids.shape[1], device=ids.device)
-        return history.scatter(1, places, ids)
+        return joined(self.history, ids)
 
     def last(self) -> Tensor:
         """(B,) the newest id of each row that has one; 0 elsewhere."""
@@ -93,6 +91,13 @@ class Progress:
                 if self.stop.until(self._ids[row, start : start + length].clone()):
                     ends[row] = True
         return ends
+
+
+def joined(history: Tensor, ids: Tensor) -> Tensor:
+    """(B, T + m) ids (B, m) after those of a history (B, T), which is right-padded with −1, as the result is."""
+    longer = torch.cat([history, torch.full_like(ids, -1)], dim=1)
+    places = (history >= 0).sum(dim=1, keepdim=True) + torch.arange(ids.shape[1], device=ids.device)
+    return longer.scatter(1, places, ids)
 
 
 @dataclass

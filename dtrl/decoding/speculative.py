@@ -12,6 +12,7 @@ from torch import Tensor
 from dtrl.config import DecodingConfig
 from dtrl.decoding.choice import pick
 from dtrl.decoding.drafts import Generators, Proposal, distribution_of
+from dtrl.decoding.processors import check_rows
 from dtrl.decoding.progress import Generation, Progress
 from dtrl.decoding.stream import TokenStream
 from dtrl.errors import InputError
@@ -33,6 +34,7 @@ def speculate(generation: Generation) -> Iterator[None]:
         target = target_distributions(logits, config, progress, proposal)
         uniforms = draw_uniforms(proposal.counts, going, logits, config, generation.generators)
         accepted, extra = verify(target, proposal, uniforms)
+        refuse_dead_ends(logits, target, accepted, going)
         ids = torch.cat([proposal.ids, extra[:, None]], dim=1).scatter(1, accepted[:, None], extra[:, None])
         taken = progress.add(ids, accepted + 1)
         kept = (taken - 1 + pending) * going
@@ -60,9 +62,19 @@ def target_distributions(logits: Tensor, config: DecodingConfig, progress: Progr
     used = progress.going[:, None] & (places <= proposal.counts[:, None])
     logits = logits.masked_fill(~used[..., None], 0)
     if not config.looks_back:
-        return distribution_of(logits, config, None)
+        return distribution_of(logits, None, config)
     histories = [progress.history_with(proposal.ids[:, :i]).masked_fill(~used[:, i, None], -1) for i in places.tolist()]
-    return torch.stack([distribution_of(logits[:, i], config, h) for i, h in enumerate(histories)], dim=1)
+    return torch.stack([distribution_of(logits[:, i], h, config) for i, h in enumerate(histories)], dim=1)
+
+
+def refuse_dead_ends(logits: Tensor, target: Tensor, accepted: Tensor, going: Tensor) -> None:
+    """Raise InputError where the model has come to a token, the one after those `accepted` (B,), of which it has none to choose."""
+    rows = torch.arange(len(accepted), device=accepted.device)
+    empty = going & (target[rows, accepted] == 0).all(dim=-1)
+    if empty.any():
+        row = int(empty.nonzero()[0])
+        check_rows(logits[rows, accepted].masked_fill(~empty[:, None], 0), "the model, or the action mask,")
+        raise InputError(f"no_repeat_ngram left no token to choose from in row ({row},): every one would repeat.")
 
 
 def draw_uniforms(

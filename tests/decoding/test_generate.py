@@ -157,13 +157,25 @@ def test_history_options_look_back_on_the_prompt_and_on_what_was_generated(gpt2,
     assert not torch.equal(made.ids, generate(RecomputedStream(gpt2_model, prompts), DecodingConfig(), [], 15).ids)
 
 
-def test_prompts_of_different_lengths_are_padded_on_the_right(markov, generators):
-    config = DecodingConfig(strategy="sample", no_repeat_ngram=1)
-    padded = torch.tensor([[1, -1], [3, 0], [-1, -1], [2, -1]])
-    made = generate(RecomputedStream(markov(9), PROMPTS), config, generators(4), 5, prompt=padded)
-    for row, prompt in enumerate(padded.tolist()):
-        seen = [i for i in prompt if i >= 0] + made.ids[row].tolist()
-        assert len(set(seen)) == len(seen)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_prompts_of_different_lengths_are_padded_on_the_right(markov, generators, strategy):
+    """No pair of tokens twice, those of the prompt included; and a row is what it is without the padding."""
+    padded = torch.tensor([[1, 2, 1, -1], [3, 0, -1, -1], [-1, -1, -1, -1], [2, 1, 2, 2]])
+    config = DecodingConfig(strategy=strategy, no_repeat_ngram=2)
+
+    def made(rows, prompt):
+        draft = NgramDraft() if strategy == "speculative" else None
+        own = [generators(4)[row] for row in rows]
+        stream = RecomputedStream(markov(4), PROMPTS[rows].clamp(max=3))
+        return generate(stream, config, own, 4, prompt=prompt, draft=draft).ids
+
+    whole = made([0, 1, 2, 3], padded)
+    for row, prompt in enumerate(padded):
+        known = prompt[prompt >= 0]
+        seen = known.tolist() + whole[row].tolist()
+        pairs = list(itertools.pairwise(seen))
+        assert len(set(pairs)) == len(pairs)
+        assert torch.equal(made([row], known[None])[0], whole[row])
 
 
 def test_progress_keeps_what_a_row_takes_up_to_its_end():
