@@ -149,10 +149,9 @@ def check_finite(x: npt.NDArray[Any] | Tensor, name: str, axes: int = 1) -> None
     if isinstance(x, Tensor):
         if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
             return
-        if not x.is_floating_point() or bool(x.isfinite().all()):
-            return
-        x = x.detach().double().numpy()
-    elif x.dtype.kind != "f" or np.isfinite(x).all():
+        # NumPy's test takes a tenth of the time of torch's for the few values of a step
+        x = (wide(x) if x.is_floating_point() else x).detach().numpy()
+    if x.dtype.kind != "f" or np.isfinite(x).all():
         return
     place = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
     row, dimension = place[: len(place) - axes], place[len(place) - axes :]

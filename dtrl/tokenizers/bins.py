@@ -35,12 +35,15 @@ class Uniform(Fitted):
     vocab_size: int
     low: Tensor
     high: Tensor
+    steps_per_unit: Tensor
+    """(entries,) (K − 1) / (high − low); 0 where that is a constant."""
 
     def __init__(self, shape: tuple[int, ...], bins: int = 256, box: spaces.Box | None = None) -> None:
         super().__init__(shape)
         self.vocab_size, self.num_tokens = check_bins(bins), self.entries
         self.register_buffer("low", torch.zeros(self.entries))
         self.register_buffer("high", torch.zeros(self.entries))
+        self.register_buffer("steps_per_unit", torch.zeros(self.entries))
         self.bounds: npt.NDArray[np.float64] | None = None
         if box is not None:
             if box.shape != self.shape:
@@ -66,15 +69,16 @@ class Uniform(Fitted):
             )
         self.low.copy_(torch.from_numpy(low))
         self.high.copy_(torch.from_numpy(high))
+        span = (self.high - self.low).double()  # of the rounded bounds, to which values are compared
+        steps = torch.where(span > 0, (self.vocab_size - 1) / span, 0).clamp_max(torch.finfo(torch.float32).max)
+        self.steps_per_unit.copy_(steps)
         self.mark_fitted()
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, T, …) → (B, T, entries) ids; beyond the range, those of its ends."""
-        x = self.values(x)
-        span = self.high - self.low
-        unit = ((x - self.low) / torch.where(span > 0, span, 1)).clamp(0, 1)
+        steps = (self.values(x) - self.low) * self.steps_per_unit
         # the last bound is for NaN on a GPU, where it is not looked for
-        return (unit * (self.vocab_size - 1)).round().long().clamp_min(0)
+        return steps.clamp(0, self.vocab_size - 1).round().long().clamp_min(0)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, T, entries) → (B, T, …)."""

@@ -76,13 +76,8 @@ def k_means(x: Floats, codes: int, random: np.random.Generator, restarts: int) -
     different = np.unique(x, axis=0)
     if len(different) <= codes:
         return np.asarray(different)
-    # Centred first: squares of numbers far from zero would leave no digits for the differences.
-    middle = x.mean(axis=0)
-    tries: list[tuple[Floats, float]] = [
-        lloyd(x - middle, plus_plus(x - middle, codes, random)) for _ in range(restarts)
-    ]
-    best: Floats = min(tries, key=lambda found: found[1])[0] + middle
-    return best
+    tries = [lloyd(x, plus_plus(x, codes, random)) for _ in range(restarts)]
+    return min(tries, key=lambda found: found[1])[0]
 
 
 def plus_plus(x: Floats, codes: int, random: np.random.Generator) -> Floats:

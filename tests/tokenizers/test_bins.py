@@ -138,6 +138,23 @@ def test_quantile_bins_of_any_data_are_off_by_the_width_of_the_bin_at_most(x, bi
     assert tokenizer.edges[0].isfinite().sum() == at.max()
 
 
+@pytest.mark.parametrize(
+    ("x", "bins", "means"),
+    [
+        # a quantile between 1 and 5 and the next one at 5: nothing lies in between
+        ([0, 0.5, 1, 5, 5, 5, 6, 7], 3, [0.5, 5.6]),
+        # a mean of float64 that float32 would round to the start of the next bin
+        ([0.9999, *[1 - 1e-12] * 9_999, *[1.0] * 10], 2, [np.nextafter(np.float32(1), np.float32(0)), 1]),
+    ],
+)
+def test_a_bin_is_not_empty_and_holds_its_mean(x, bins, means):
+    tokenizer = fitted(Quantile((), bins), np.float64(x))
+    ids = torch.arange(len(means)).reshape(1, -1, 1)
+    np.testing.assert_allclose(tokenizer.decode(ids)[0], means, rtol=1e-8 if bins == 2 else 1e-6)
+    assert torch.equal(tokenizer.encode(tokenizer.decode(ids)), ids)
+    assert tokenizer.edges.isfinite().sum() == len(means) - 1
+
+
 @given(REPEATED, BINS)
 def test_a_value_that_fills_two_bins_comes_back_exactly(x, bins):
     tokenizer = fitted(Quantile((), bins), x)

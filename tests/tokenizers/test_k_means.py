@@ -9,6 +9,7 @@ from scipy.cluster.vq import kmeans2, vq
 
 from dtrl.errors import InputError
 from dtrl.tokenizers import KMeans
+from dtrl.tokenizers.k_means import lloyd
 
 
 def fitted(column, codes, **rest):
@@ -42,11 +43,18 @@ def test_tiny_sets_get_the_best_codebook_there_is(rows, codes, seed):
 def test_larger_sets_are_within_one_percent_of_the_best_of_scipy(spread):
     random = np.random.default_rng(3)
     x = np.concatenate([random.normal(centre, spread, (150, 3)) for centre in random.uniform(-5, 5, (16, 3))])
-    x = (x + 1000).astype(np.float32)
+    x = x.astype(np.float32)
     wide = x.astype(np.float64)
     found = [kmeans2(wide, 16, iter=50, minit="++", rng=i, missing="warn")[0] for i in range(5)]
     best = min(np.square(vq(wide, codes)[1]).sum() for codes in found)
     assert inertia(fitted(x, 16), x) <= 1.01 * best
+
+
+def test_a_centre_that_loses_all_its_values_moves_to_the_farthest():
+    x = np.array([[100.0], [101.0], [110.0]])
+    centres, total = lloyd(x, np.array([[100.0], [500.0], [900.0]]))
+    assert total == 0
+    assert sorted(centres.flatten()) == [100, 101, 110]
 
 
 def test_the_id_is_that_of_the_nearest_code():

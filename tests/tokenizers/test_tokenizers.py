@@ -338,6 +338,27 @@ def test_nothing_is_read_back_from_a_device(make, column):
     assert tokenizer.decode(tokens).shape == x.shape == tokenizer.outside(x).shape
 
 
+@examples(numbers=True)
+def test_a_tokenizer_can_be_exported_for_any_number_of_rows_and_steps(make, column):
+    class ThereAndBack(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokenizer = make()
+            self.tokenizer.fit(column)
+
+        def forward(self, x):
+            ids = self.tokenizer.encode(x)
+            return ids, self.tokenizer.decode(ids)
+
+    module, x = ThereAndBack(), windows_of(make(), column)
+    h = make().block_length
+    sizes = {0: torch.export.Dim("B"), 1: h * torch.export.Dim("T") if h > 1 else torch.export.Dim("T")}
+    program = torch.export.export(module, (x,), dynamic_shapes=(sizes,)).module()
+    for values in (x, x[:1, :h]):
+        for exported, expected in zip(program(values), module(values), strict=True):
+            assert torch.equal(exported, expected)
+
+
 SPACES = [
     spaces.Box(-1, 1, (3,)),
     spaces.Box(-np.inf, np.inf, ()),
