@@ -64,6 +64,7 @@ class Frequency(Chunked):
         """(B, T, …) → (B, T/h, h · D)."""
         with no_autocast(x.device.type):
             units = (self.matrix @ self.chunks(x) * self.coefficient_scale).round().long()
+        # the bounds are for what rounding adds, and for NaN on a GPU, where it is not looked for
         return (units.clamp(-self.zero, self.zero) + self.zero).flatten(2)
 
     def decode(self, tokens: Tensor) -> Tensor:

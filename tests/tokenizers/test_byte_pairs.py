@@ -158,21 +158,11 @@ def test_what_was_learned_is_saved():
     assert torch.equal(fresh.decode(fresh.encode(torch.from_numpy(rows))), torch.from_numpy(rows))
 
 
-def test_nothing_becomes_nothing():
-    tokenizer = fitted([[A, B, A]] * 3, 2, 5)
-    for sizes in ((0, 3), (4, 0)):
-        tokens = tokenizer.encode(torch.zeros(*sizes, dtype=torch.int64))
-        assert tokens.shape == (sizes[0], sizes[1] // 3, 3)
-        assert tokenizer.decode(tokens).shape == sizes
-
-
 def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match=r"vocab_size = 5 has no room for 5 symbols and .*; choose 6 or more"):
         BytePairs(5, vocab_size=5)
     with pytest.raises(InputError, match=r"fill = 3 is no symbol of an alphabet of 3; choose one of 0 … 2"):
         BytePairs(3, vocab_size=9, fill=3)
-    with pytest.raises(InputError, match="fit it first"):
-        BytePairs(3, vocab_size=9).encode(torch.zeros(1, 1, dtype=torch.int64))
 
 
 def test_large_data_are_learned_from_rows_taken_evenly(monkeypatch):

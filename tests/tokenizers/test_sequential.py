@@ -1,5 +1,7 @@
 """One tokenizer after another."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,10 @@ def test_block_lengths_multiply():
     both = Sequential(first, BytePairs(20, (2,), vocab_size=40, block_length=3))
     assert (both.block_length, both.num_tokens) == (12, 6)
     both.fit(columns().reshape(4, 12, 3))
+    alone = copy.deepcopy(first)
+    alone.fit(columns().reshape(12, 4, 3))
+    for name, value in alone.state_dict().items():
+        assert torch.equal(first.state_dict()[name], value), name
     x = torch.from_numpy(columns()).reshape(2, 24, 3)
     assert both.encode(x).shape == (2, 2, 6)
     assert torch.equal(both.decode(both.encode(x)), first.decode(first.encode(x)))
