@@ -79,6 +79,12 @@ class ExportedPolicy(Actor):
             raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, list(ENGINES))}")
         if rows is not None and rows < 1:
             raise InputError(f"an export is for 1 environment or more at a time, not {rows}.")
+        told = {"return", *policy.observed, *policy.acted}
+        if len(policy.decisions) > 1 or policy.conditions > 1 or not told.issuperset(policy.after + policy.before):
+            raise InputError(
+                f"engines run a policy that chooses an action at once from observations and returns, and this one, of preset {policy.config.preset}, does not; "
+                "use engine eager."
+            )
         if policy.context == "window" and policy.model.backbone.memory:
             policy = policy.variant(context="block", context_length=policy.context_length)
         rows = 1 if rows is None and engine == "aoti" else rows

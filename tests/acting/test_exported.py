@@ -320,6 +320,20 @@ def test_what_is_a_part_of_an_export_cannot_be_changed(policy_for, tmp_path):
         dtrl.load_policy(tmp_path / "export.safetensors", target_return=np.nan)
 
 
+@pytest.mark.parametrize(
+    ("action_space", "options"),
+    [
+        (ARM, {"preset": "dt_discrete", "bins": 4}),
+        (ARM, {"preset": "vq_dt", "bins": 2}),
+        (spaces.Discrete(3), {"preset": "tt"}),
+    ],
+)
+def test_what_engines_cannot_run_is_named(policy_for, action_space, options):
+    policy = policy_for(VECTOR, action_space, **options)
+    with pytest.raises(InputError, match=f"this one, of preset {options['preset']}, does not; use engine eager"):
+        ExportedPolicy.of(policy, "numpy")
+
+
 def test_a_context_that_keeps_nothing_is_exported_as_block(policy_for):
     policy = policy_for()
     assert policy.context == "window"
