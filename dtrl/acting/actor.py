@@ -76,6 +76,10 @@ class Actor(ABC):
 
         `observations` are the parts of the observations by path, (B, …) each; rows in `first` (B,) begin an episode; `allowed` is (B, n)."""
 
+    def check_decoding(self) -> None:
+        """Raise InputError where this policy cannot choose as its decoding says."""
+        self.decoding.refuse_sequences()
+
     def initial_state(
         self,
         num_envs: int = 1,

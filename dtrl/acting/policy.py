@@ -18,7 +18,7 @@ from dtrl.acting.actor import Actor, inside
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
-from dtrl.acting.searching import search
+from dtrl.acting.searching import check_search, search
 from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
@@ -145,6 +145,10 @@ class Policy(Actor):
         model = self.model
         rows *= self.conditions
         return CONTEXTS[self.context](model.backbone, rows, self.context_length, model.tokens_per_step, model.width)
+
+    def check_decoding(self) -> None:
+        if not self.decoding.at_once:
+            check_search(self, self.decoding)
 
     def choose_actions(
         self,

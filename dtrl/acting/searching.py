@@ -35,13 +35,11 @@ def search(
     all but the last, as by `Policy.decide`; rows in `first` (B,) begin an episode.
 
     Raises InputError where the policy's actions are no ids, and for what its preset cannot do."""
+    check_search(policy, config)
     model, decisions, rows = policy.model, policy.decisions, len(first)
-    if any(len(d.names) > 1 or model.by_name[d.names[0]].tokenizer.vocab_size is None for d in decisions):
-        config.refuse_sequences()
     timesteps = np.tile(state.timesteps, policy.conditions)
     stream = ModelStream(model, state.context, model.tokens_of(policy.before), timesteps, hidden)
     if config.strategy == "plan":
-        check_plan(policy)
         ids = plan(stream, config, state.generators, policy.data.discount).actions[:, 0, : len(decisions)]
     else:
         prompt = None
@@ -103,16 +101,30 @@ def remember(recent: Tensor, ids: Tensor) -> Tensor:
     return kept.masked_fill(places >= count[:, None], -1)
 
 
-def check_plan(policy: "Policy") -> None:
-    """Raise InputError where the model does not predict what a plan is made of, or its context cannot go on past its length."""
-    missing = [name for name in OUTCOMES if name not in policy.model.head_of]
-    if missing:
+def check_search(policy: "Policy", config: DecodingConfig) -> None:
+    """Raise InputError where the policy's actions are no ids, its model does not predict what a plan is made of, its context cannot go on past its
+    length, or it has nothing that guesses ahead."""
+    fields = [policy.model.by_name[d.names[0]] for d in policy.decisions]
+    if any(len(d.names) > 1 for d in policy.decisions) or any(f.tokenizer.vocab_size is None for f in fields):
+        config.refuse_sequences()
+    if config.strategy == "plan":
+        if any(name not in policy.model.head_of for name in OUTCOMES):
+            raise InputError(
+                f"strategy plan imagines rewards, values and observations, and preset {policy.config.preset} predicts none; train with --preset tt."
+            )
+        if policy.context not in ("banded", "full"):
+            raise InputError(
+                f"strategy plan imagines steps past the window that context {policy.context} recomputes; train with --attention banded or full."
+            )
+    drafts = [f"{DRAFT}{f.name}" for f in fields]
+    if (
+        config.strategy == "speculative"
+        and config.draft == "factorised"
+        and not set(drafts) <= policy.model.head_of.keys()
+    ):
         raise InputError(
-            f"strategy plan imagines rewards, values and observations, and preset {policy.config.preset} predicts none; train with --preset tt."
-        )
-    if policy.context not in ("banded", "full"):
-        raise InputError(
-            f"strategy plan imagines steps past the window that context {policy.context} recomputes; train with --attention banded or full."
+            "strategy speculative needs a head that guesses ahead, and this policy has none; train with --preset dt_discrete --draft-head, or take "
+            "--draft ngram."
         )
 
 
@@ -124,11 +136,6 @@ def draft_of(policy: "Policy", hidden: Tensor, config: DecodingConfig) -> Draft 
         return NgramDraft()
     logits = []
     for name in dict.fromkeys(decision.names[0] for decision in policy.decisions):
-        if f"{DRAFT}{name}" not in policy.model.head_of:
-            raise InputError(
-                "strategy speculative needs a head that guesses ahead, and this policy has none; train with --preset dt_discrete --draft-head, or take "
-                "--draft ngram."
-            )
         distribution = policy.model.predict(f"{DRAFT}{name}", hidden)
         assert isinstance(distribution, Categorical)
         logits.append(distribution.logits)

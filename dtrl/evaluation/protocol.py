@@ -77,7 +77,7 @@ def play(
         raise InputError(
             f"episodes ({episodes}) and num_envs ({num_envs}) must be at least 1, and seed ({seed}) not negative."
         )
-    policy.decoding.refuse_sequences()
+    policy.check_decoding()
     seeds = np.random.default_rng([seed, 0]).integers(2**31, size=episodes)
     plan = [Episode(target, int(s)) for target in targets for s in seeds]
     timing = Timing()
