@@ -54,6 +54,10 @@ def select(
     """The next id (B,) of rows in progress, from logits (B, V): the mode when greedy, else a sample. Rows that are not `going` (B,) get 0, and draw nothing.
 
     `history` (B, T) are the ids so far, right-padded with −1; `generators` has one for each row."""
+    if going.all():
+        if config.greedy:
+            return likeliest(logits, config, history)
+        return sample_categorical(process(logits, config, history), generators)
     logits, history = logits.masked_fill(~going[:, None], 0), history.masked_fill(~going[:, None], -1)
     if config.greedy:
         return likeliest(logits, config, history).masked_fill(~going, 0)

@@ -2,7 +2,7 @@
 
 B rows, V ids, γ tokens guessed at most, A tokens of an action. A guess need not be good: a bad one costs time, and never changes what is sampled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from dtrl.decoding.progress import Progress
 from dtrl.decoding.stream import TokenStream
 
 Generators = Sequence[np.random.Generator]
+LogitsAt = Callable[[int, Tensor], Tensor]
+"""i and the guesses (B,) of i − 1 → the logits (B, V) of guess i."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ class FactorisedDraft:
         available = self.logits.shape[1]
         counts = torch.minimum(counts, (available - progress.lengths).clamp(min=0))
         rows = torch.arange(len(counts), device=counts.device)
-
-        def logits_at(i: int, newest: Tensor) -> Tensor:
-            return self.logits[rows, (progress.lengths + i).clamp(max=available - 1)]
-
-        return guess(logits_at, progress, counts, config, generators)
+        ahead = progress.lengths[:, None] + torch.arange(int(counts.max()), device=counts.device)
+        logits = self.logits[rows[:, None], ahead.clamp(max=available - 1)]
+        if config.looks_back:
+            return guess(lambda i, newest: logits[:, i], progress, counts, config, generators)
+        return guess_at_once(logits, counts, config, generators)
 
     def commit(self, fed: int, kept: Tensor) -> None:
         pass
@@ -120,12 +122,6 @@ def look_up(history: list[int], n: int, count: int) -> list[int]:
     return []
 
 
-class LogitsAt(Protocol):
-    """Logits (B, V) of guess i, given the guesses (B,) of i − 1."""
-
-    def __call__(self, i: int, newest: Tensor) -> Tensor: ...
-
-
 def guess(
     logits_at: LogitsAt, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators
 ) -> Proposal:
@@ -142,6 +138,27 @@ def guess(
         ids = torch.cat([ids, newest[:, None]], dim=1)
         probabilities.append(distribution)
     return Proposal(ids, counts, torch.stack(probabilities, dim=1) if probabilities else None)
+
+
+def guess_at_once(logits: Tensor, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
+    """`guess` of logits (B, γ, V) that do not depend on each other; with the same random numbers."""
+    drawing = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
+    distribution = distribution_of(logits.masked_fill(~drawing[..., None], 0), None, config)
+    # up to the first that cannot be drawn
+    counts = (drawing & (distribution > 0).any(dim=-1)).long().cumprod(dim=1).sum(dim=1)
+    if config.greedy:
+        return Proposal(distribution.argmax(dim=-1), counts, distribution)
+    return Proposal(pick(distribution, uniforms_of(counts, generators, logits)), counts, distribution)
+
+
+def uniforms_of(counts: Tensor, generators: Generators, like: Tensor, width: int | None = None) -> Tensor:
+    """(B, width) float64: of row i the first `counts` (B,) from its generator; the others are 0.5, and `width` is that of the largest count."""
+    each = counts.tolist()
+    uniforms = np.full((len(each), max(each) if width is None else width), 0.5)
+    for row, count in enumerate(each):
+        if count:
+            uniforms[row, :count] = generators[row].random(count)
+    return torch.from_numpy(uniforms).to(like.device)
 
 
 def idle(logits: Tensor, history: Tensor, busy: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,7 @@ def generate(
 
     Raises InputError for a strategy that cannot run on a stream, for a draft that is missing, and where a row has nothing to choose from."""
     generation = begin(stream, config, generators, steps, stop, prompt, context, draft)
-    for _ in columns(generation):
+    for _ in STRATEGIES[config.strategy](generation):
         pass
     progress = generation.progress
     return Generated(progress.ids, progress.lengths, generation.speculation)

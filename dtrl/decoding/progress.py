@@ -71,26 +71,33 @@ class Progress:
 
     def add(self, ids: Tensor, counts: Tensor | None = None) -> Tensor:
         """Append to each row that goes on the first of `ids` (B, m), as many as `counts` (B,) says, up to its end; returns how many were taken (B,)."""
-        before = self.lengths
-        for i in range(ids.shape[1]):
-            taking = self.going if counts is None else self.going & (i < counts)
-            rows = torch.nonzero(taking).squeeze(1)
-            self._ids[rows, (self.starts + self.lengths)[rows]] = ids[rows, i]
-            self.lengths = self.lengths + taking
-            self.going = self.going & ~(taking & self._ends(rows, ids[:, i]))
-        return self.lengths - before
-
-    def _ends(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """(B,) whether the rows end with the token that they have just got."""
-        ends = self.lengths >= self.steps
+        places = torch.arange(ids.shape[1], device=ids.device)
+        taken = (self.steps - self.lengths).clamp(max=ids.shape[1])
+        if counts is not None:
+            taken = torch.minimum(taken, counts)
+        taken = taken * self.going
+        ended = torch.zeros_like(self.going)
         if self.stop.end is not None:
-            ends = ends | (ids == self.stop.end)
+            ends = (ids == self.stop.end) & (places < taken[:, None])
+            ended = ends.any(dim=1)
+            taken = torch.where(ended, ends.long().argmax(dim=1) + 1, taken)
         if self.stop.until is not None:
-            for row in rows.tolist():
-                start, length = int(self.starts[row]), int(self.lengths[row])
-                if self.stop.until(self._ids[row, start : start + length].clone()):
-                    ends[row] = True
-        return ends
+            for row in torch.nonzero(taken).squeeze(1).tolist():
+                if count := self._first_end(row, ids[row, : int(taken[row])]):
+                    taken[row], ended[row] = count, True
+        rows, columns = torch.nonzero(places < taken[:, None], as_tuple=True)
+        self._ids[rows, (self.starts + self.lengths)[rows] + columns] = ids[rows, columns]
+        self.lengths = self.lengths + taken
+        self.going = self.going & ~ended & (self.lengths < self.steps)
+        return taken
+
+    def _first_end(self, row: int, ids: Tensor) -> int:
+        """How many of new ids (m,) a row takes until the predicate ends it; 0 where it does not."""
+        assert self.stop.until is not None
+        start = int(self.starts[row])
+        before = self._ids[row, start : start + int(self.lengths[row])]
+        asked = (self.stop.until(torch.cat([before, ids[: i + 1]])) for i in range(len(ids)))
+        return next((i + 1 for i, ends in enumerate(asked) if ends), 0)
 
 
 def joined(history: Tensor, ids: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ B rows, V ids, γ guesses, p the model's distribution and q the draft's, both af
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dtrl.config import DecodingConfig
 from dtrl.decoding.choice import pick
-from dtrl.decoding.drafts import Generators, Proposal, distribution_of
+from dtrl.decoding.drafts import Proposal, distribution_of, uniforms_of
 from dtrl.decoding.processors import check_rows
 from dtrl.decoding.progress import Generation, Progress
 from dtrl.decoding.stream import TokenStream
@@ -32,7 +31,9 @@ def speculate(generation: Generation) -> Iterator[None]:
         proposal = draft.propose(progress, room * going, config, generation.generators)
         logits, fed = judge(stream, progress, proposal, pending)
         target = target_distributions(logits, config, progress, proposal)
-        uniforms = draw_uniforms(proposal.counts, going, logits, config, generation.generators)
+        # of each row as many numbers as it has guesses, and one; none when greedy, where none would change the outcome
+        numbers = (proposal.counts + 1) * (going & (not config.greedy))
+        uniforms = uniforms_of(numbers, generation.generators, logits, width=target.shape[1])
         accepted, extra = verify(target, proposal, uniforms)
         refuse_dead_ends(logits, target, accepted, going)
         ids = torch.cat([proposal.ids, extra[:, None]], dim=1).scatter(1, accepted[:, None], extra[:, None])
@@ -75,18 +76,6 @@ def refuse_dead_ends(logits: Tensor, target: Tensor, accepted: Tensor, going: Te
         row = int(empty.nonzero()[0])
         check_rows(logits[rows, accepted].masked_fill(~empty[:, None], 0), "the model, or the action mask,")
         raise InputError(f"no_repeat_ngram left no token to choose from in row ({row},): every one would repeat.")
-
-
-def draw_uniforms(
-    counts: Tensor, going: Tensor, like: Tensor, config: DecodingConfig, generators: Generators
-) -> Tensor:
-    """(B, γ + 1) float64: of each row that goes on as many as it has guesses, and one. When greedy nothing is drawn, and no number would change the outcome."""
-    uniforms = np.full((len(counts), int(counts.max()) + 1), 0.5)
-    if not config.greedy:
-        for row, (count, goes) in enumerate(zip(counts.tolist(), going.tolist(), strict=True)):
-            if goes:
-                uniforms[row, : count + 1] = generators[row].random(count + 1)
-    return torch.from_numpy(uniforms).to(like.device)
 
 
 def verify(target: Tensor, proposal: Proposal, uniforms: Tensor) -> tuple[Tensor, Tensor]:
