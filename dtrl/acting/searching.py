@@ -105,7 +105,9 @@ def check_search(policy: "Policy", config: DecodingConfig) -> None:
     """Raise InputError where the policy's actions are no ids, its model does not predict what a plan is made of, its context cannot go on past its
     length, or it has nothing that guesses ahead."""
     fields = [policy.model.by_name[d.names[0]] for d in policy.decisions]
-    if any(len(d.names) > 1 for d in policy.decisions) or any(f.tokenizer.vocab_size is None for f in fields):
+    if any(len(d.names) > 1 for d in policy.decisions) or not all(
+        f.in_context and f.tokenizer.vocab_size is not None for f in fields
+    ):
         config.refuse_sequences()
     if config.strategy == "plan":
         if any(name not in policy.model.head_of for name in OUTCOMES):
