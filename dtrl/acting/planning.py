@@ -13,6 +13,7 @@ from dtrl.acting.stream import ModelStream
 from dtrl.config import DecodingConfig
 from dtrl.decoding.choice import sample_categorical
 from dtrl.decoding.processors import process
+from dtrl.decoding.ranking import rank
 
 Generators = Sequence[np.random.Generator]
 OUTCOMES = ("reward", "value", "terminal")
@@ -44,7 +45,7 @@ def plan(stream: ModelStream, config: DecodingConfig, generators: Generators, di
     """The `beam_width` best futures of `horizon` steps from a stream whose next token is an action's first; it stays as it is.
 
     Each kept future is continued `expansions` times by action tokens that are drawn as `config` says. Rewards, values and the probability of a
-    termination are expectations over all ids, observations the most probable ones."""
+    termination are expectations over all ids, observations the most probable ones. Of futures with the same actions one counts."""
     rows, width = stream.rows, config.beam_width
     count = width * config.expansions
     imagined = stream.fork(count)
@@ -58,7 +59,7 @@ def plan(stream: ModelStream, config: DecodingConfig, generators: Generators, di
         alive = beams.alive * (1 - ends)
         value = gained + discount ** (step + 1) * alive * after
         beams = Beams(torch.cat([beams.actions, ids], -1), gained, alive, beams.log_p + log_p, value)
-        best = rank(beams, width)
+        best = rank(beams.value, beams.log_p, beams.actions, width)
         if step == config.horizon - 1:
             break
         index = best.repeat_interleave(config.expansions, dim=1)
@@ -91,16 +92,3 @@ def expectation(stream: ModelStream, name: str) -> Tensor:
     ids = torch.zeros_like(logits[:, 0], dtype=torch.long) if name == "terminal" else logits.argmax(dim=-1)
     stream.feed(ids[:, None])
     return logits.double().exp() @ numbers.flatten().double()
-
-
-def rank(beams: Beams, width: int) -> Tensor:
-    """(B, W) the beams of the highest value; ties go to the more probable one, then to the lower number. One that does what a better one does comes after
-    all that differ."""
-    order = torch.arange(beams.value.shape[1], device=beams.value.device).expand_as(beams.value)
-    for key in (beams.log_p, beams.value):
-        order = order.gather(1, key.gather(1, order).argsort(dim=1, descending=True, stable=True))
-    rows = torch.arange(len(order), device=order.device)[:, None]
-    actions = beams.actions[rows, order]
-    same = (actions[:, :, None] == actions[:, None]).all(dim=-1)
-    repeated = same.tril(-1).any(dim=-1)
-    return order.gather(1, repeated.long().argsort(dim=1, stable=True))[:, :width]

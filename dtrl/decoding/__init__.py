@@ -7,7 +7,6 @@ from dtrl.decoding.coupling import reflect
 from dtrl.decoding.drafts import Draft, FactorisedDraft, NgramDraft, StreamDraft
 from dtrl.decoding.generate import STRATEGIES, Generated, generate, tokens
 from dtrl.decoding.masks import mask_actions
-from dtrl.decoding.planning import Continuation, Plans, rank_beam
 from dtrl.decoding.processors import HISTORY_PROCESSORS, PROCESSORS, process
 from dtrl.decoding.progress import Speculation, Stop
 from dtrl.decoding.speculative import speed_up
@@ -18,13 +17,11 @@ __all__ = [
     "PROCESSORS",
     "STRATEGIES",
     "Beams",
-    "Continuation",
     "Draft",
     "FactorisedDraft",
     "Generated",
     "NgramDraft",
     "PairedStream",
-    "Plans",
     "RecomputedStream",
     "Speculation",
     "Stop",
@@ -38,7 +35,6 @@ __all__ = [
     "mask_actions",
     "paired",
     "process",
-    "rank_beam",
     "reflect",
     "speed_up",
     "tokens",

@@ -51,7 +51,7 @@ STRATEGIES: dict[str, Callable[[Generation], Iterator[None]]] = {
     "contrastive": contrastive.search,
     "speculative": speculative.speculate,
 }
-"""Name → strategy. `plan` is none of them: it ranks by return, and needs to know which tokens are rewards (`planning.rank_beam`)."""
+"""Name → strategy. `plan` is none of them: it ranks by return, and has to know which tokens are rewards (`dtrl.acting.planning`)."""
 
 
 def tokens(

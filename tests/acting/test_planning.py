@@ -8,7 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from dtrl.acting.planning import Beams, plan, rank
+from dtrl.acting.planning import plan
 from dtrl.acting.stream import ModelStream
 from dtrl.config import DecodingConfig
 
@@ -101,15 +101,6 @@ def test_a_rows_plan_does_not_depend_on_its_neighbours():
     alone = plan(World(0, states=[3]), config, generators()[1:2], DISCOUNT)
     assert torch.equal(together.actions[1], alone.actions[0])
     torch.testing.assert_close(together.value[1], alone.value[0])
-
-
-def test_ties_go_to_the_more_probable_plan_and_repetitions_come_last():
-    value = torch.tensor([[1.0, 2.0, 2.0, 2.0, 0.0]])
-    log_p = torch.tensor([[0.0, -3.0, -1.0, -1.0, 0.0]])
-    actions = torch.tensor([[[0], [1], [2], [2], [4]]])
-    beams = Beams(actions, value, value, log_p, value)
-    assert rank(beams, 5).tolist() == [[2, 1, 0, 4, 3]]
-    assert rank(beams, 2).tolist() == [[2, 1]]
 
 
 @pytest.fixture
