@@ -366,12 +366,12 @@ class DecodingConfig:
         """Whether the model is asked twice, with the wanted return and without."""
         return self.guidance != 1 or self.contrast != 0
 
-    @property
+    @cached_property
     def at_once(self) -> bool:
         """Whether each token is chosen by its own distribution alone."""
         return self.strategy in ("greedy", "sample") and not self.looks_back and not self.paired
 
-    @property
+    @cached_property
     def looks_back(self) -> bool:
         """Whether what may come depends on the tokens so far."""
         return any(name in self.changed for name in HISTORY)
@@ -401,6 +401,8 @@ class DecodingConfig:
 
     def refuse_sequences(self) -> None:
         """Raise InputError for what needs several tokens of an action, one after the other: for a policy that chooses each action at once."""
+        if self.at_once:
+            return
         if self.strategy not in ("greedy", "sample"):
             raise InputError(
                 f"strategy {self.strategy} needs a model of discrete tokens such as preset tt or dt_discrete; this policy goes with greedy or sample."

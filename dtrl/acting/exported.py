@@ -171,6 +171,7 @@ class ExportedPolicy(Actor):
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
+        decoding.refuse_sequences()
         if decoding.strategy == "sample" and not {"categorical", "one_hots"} & set(self.heads.values()):
             decoding.refuse_cuts()
         call: Call = state.context

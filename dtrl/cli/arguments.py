@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig, plain_type
+from dtrl.config import DataConfig, DecodingConfig, ModelConfig, SourceConfig, TrainingConfig, plain_type
 from dtrl.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "data": (SourceConfig, DataConfig),
     "model": (ModelConfig,),
     "training": (TrainingConfig,),
+    "decoding": (DecodingConfig,),
 }
-"""Tables of a config file → the settings in them."""
+"""Tables of a config file → the settings in them. `dtrl train` reads the first three, `dtrl evaluate` and `dtrl dream` the last."""
 
 
 def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
@@ -101,8 +102,22 @@ def given(arguments: argparse.Namespace, *configs: type) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if name in names}
 
 
-def read_config(path: Path | None) -> dict[str, Any]:
-    """The settings of a TOML file such as a run's config.toml, flat. Raises InputError for a table or key that dtrl does not know."""
+def decoding_of(arguments: argparse.Namespace) -> DecodingConfig:
+    """How tokens are chosen: the table `decoding` of `--config`, and the flags, which win."""
+    return DecodingConfig(**read_config(arguments.config, "decoding") | given(arguments, DecodingConfig))
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """The flags of DecodingConfig, and the file that may hold them."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="settings of decoding, in a table [decoding]; flags win"
+    )
+    add_flags(parser, DecodingConfig, "decoding")
+
+
+def read_config(path: Path | None, *tables: str) -> dict[str, Any]:
+    """The settings of a TOML file such as a run's config.toml, flat: of the given tables, or of those of a run. Raises InputError for a table or key that
+    dtrl does not know."""
     if path is None:
         return {}
     try:
@@ -119,6 +134,12 @@ def read_config(path: Path | None) -> dict[str, Any]:
         if table not in SECTIONS or not isinstance(values, dict):
             raise InputError(
                 f"{path} has {table!r} at its top, where only the tables {', '.join(SECTIONS)} belong; {did_you_mean(table, list(SECTIONS))}"
+            )
+        if tables and table not in tables:  # a run's own file has the others
+            continue
+        if not tables and table == "decoding":
+            raise InputError(
+                f"{path} has a table [decoding], which says how a policy acts; give it to dtrl evaluate --config, and leave it out here."
             )
         known = names_of(*SECTIONS[table])
         for name, value in values.items():

@@ -2,11 +2,11 @@
 
 import argparse
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.cli.arguments import add_flags, add_json, given, write_json
-from dtrl.config import DecodingConfig
+from dtrl.cli.arguments import add_decoding, add_json, decoding_of, write_json
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the first one beside the recorded episode")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: auto)")
     add_json(parser)
-    add_flags(parser, DecodingConfig, "decoding")
+    add_decoding(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.steps,
         prompt_steps=arguments.prompt_steps,
         seed=arguments.seed,
-        **given(arguments, DecodingConfig),
+        **asdict(decoding_of(arguments)),
     )
     rows = compare(recorded, dreamt, arguments.prompt_steps)
     print(table(rows))

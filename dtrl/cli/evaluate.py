@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags, add_json, add_modules, add_workers, given
-from dtrl.config import DecodingConfig
+from dtrl.cli.arguments import add_decoding, add_json, add_modules, add_workers, decoding_of
 from dtrl.errors import InputError
 
 
@@ -59,7 +58,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode of the first target")
     add_modules(parser)
     add_json(parser)
-    add_flags(parser, DecodingConfig, "decoding")
+    add_decoding(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         rows=arguments.num_envs if arguments.engine == "aoti" else None,
         context=arguments.context,
         context_length=arguments.context_length,
-        decoding=DecodingConfig(**given(arguments, DecodingConfig)),
+        decoding=decoding_of(arguments),
     )
     if not isinstance(policy, ExportedPolicy):
         from dtrl.training.optimization import choose_device
