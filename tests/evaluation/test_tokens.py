@@ -41,6 +41,15 @@ class Pairs(Fitted):
         return self.shaped(self.ids(tokens)[..., :1].repeat_interleave(2, dim=1).float().expand(-1, -1, self.entries))
 
 
+@pytest.fixture(autouse=True)
+def table(monkeypatch):
+    """The report's table without the tokenizers that learn, which take seconds each."""
+    names = ["continuous", "categories", "one_hot", "image", "uniform", "quantile", "mu_law", "k_means", "components"]
+    kept = {name: TOKENIZERS[name] for name in names}
+    monkeypatch.setattr("dtrl.evaluation.tokens.TOKENIZERS", kept)
+    return kept
+
+
 def with_actions(data, actions):
     return dataclasses.replace(data, columns={**data.columns, "actions": np.asarray(actions, np.float32)})
 
@@ -111,8 +120,8 @@ def test_blocks_are_cut_inside_episodes_from_their_first_step():
     assert block_rows(np.array([0]), np.array([2]), 3).shape == (0, 3)
 
 
-def test_a_tokenizer_of_blocks_is_measured_and_the_rest_left_out(random_trajectories, monkeypatch):
-    monkeypatch.setitem(TOKENIZERS, "pairs", Pairs)
+def test_a_tokenizer_of_blocks_is_measured_and_the_rest_left_out(random_trajectories, table):
+    table["pairs"] = Pairs
     data = random_trajectories([3, 4, 5, 4, 7])
     report = report_tokens(data, tokenizers=["pairs"])
     (result,) = report.results
@@ -127,8 +136,8 @@ def test_a_tokenizer_of_blocks_is_measured_and_the_rest_left_out(random_trajecto
     assert "pairs: 3 steps at the ends of episodes fill no block of 2 and are left out" in report.table()
 
 
-def test_episodes_shorter_than_a_block_are_said(random_trajectories, monkeypatch):
-    monkeypatch.setitem(TOKENIZERS, "pairs", Pairs)
+def test_episodes_shorter_than_a_block_are_said(random_trajectories, table):
+    table["pairs"] = Pairs
     data = random_trajectories([3, 4, 5, 4, 1])
     report = report_tokens(data)
     assert "pairs" not in {result.tokenizer for result in report.results}

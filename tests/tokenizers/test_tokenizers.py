@@ -338,8 +338,10 @@ def test_nothing_is_read_back_from_a_device(make, column):
     assert tokenizer.decode(tokens).shape == x.shape == tokenizer.outside(x).shape
 
 
-@examples(numbers=True)
-def test_a_tokenizer_can_be_exported_for_any_number_of_rows_and_steps(make, column):
+@pytest.mark.parametrize("name", ["uniform", "quantile", "mu_law", "k_means"])
+def test_a_tokenizer_can_be_exported_for_any_number_of_rows_and_steps(name):
+    _, make, column = EXAMPLES[name]
+
     class ThereAndBack(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -351,10 +353,9 @@ def test_a_tokenizer_can_be_exported_for_any_number_of_rows_and_steps(make, colu
             return ids, self.tokenizer.decode(ids)
 
     module, x = ThereAndBack(), windows_of(make(), column)
-    h = make().block_length
-    sizes = {0: torch.export.Dim("B"), 1: h * torch.export.Dim("T") if h > 1 else torch.export.Dim("T")}
+    sizes = {0: torch.export.Dim("B"), 1: torch.export.Dim("T")}
     program = torch.export.export(module, (x,), dynamic_shapes=(sizes,)).module()
-    for values in (x, x[:1, :h]):
+    for values in (x, x[:1, :1]):
         for exported, expected in zip(program(values), module(values), strict=True):
             assert torch.equal(exported, expected)
 
