@@ -115,7 +115,7 @@ class BytePairs(Fitted):
             kept = ~F.pad(taken, (1, 0))
             # whatever is not kept goes to one column more, which is then cut off
             target = torch.where(kept, kept.cumsum(dim=1) - 1, self.num_tokens)
-            room = rows.new_full((len(rows), self.num_tokens + 1), self.padding_id)
+            room = rows.new_full((rows.shape[0], self.num_tokens + 1), self.padding_id)
             rows = room.scatter_(1, target, rows)[:, :-1]
         return rows
 
