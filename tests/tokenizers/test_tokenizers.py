@@ -338,6 +338,7 @@ def test_nothing_is_read_back_from_a_device(make, column):
     assert tokenizer.decode(tokens).shape == x.shape == tokenizer.outside(x).shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
