@@ -100,19 +100,22 @@ class BytePairs(Fitted):
         none = len(self.keys)
         if not none:
             return rows
+        # on a GPU the host would have to wait to know whether nothing is left, and a program that is exported has no such question
+        exporting = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        can_stop = rows.device.type == "cpu" and not exporting
         for _ in range(self.num_tokens - 1):
             key = rows[:, :-1] * self.vocab_size + rows[:, 1:]
             place = torch.searchsorted(self.keys, key).clamp_max(none - 1)
             rank = torch.where(self.keys[place] == key, self.ranks[place], none)
             first = rank.amin(dim=1, keepdim=True)
-            if rows.device.type == "cpu" and not bool((first < none).any()):
-                break  # on a GPU the host would have to wait to know
+            if can_stop and not bool((first < none).any()):
+                break
             taken = alternate((rank == first) & (first < none))
             rows = torch.where(F.pad(taken, (0, 1)), self.alphabet + first, rows)
             kept = ~F.pad(taken, (1, 0))
             # whatever is not kept goes to one column more, which is then cut off
             target = torch.where(kept, kept.cumsum(dim=1) - 1, self.num_tokens)
-            room = rows.new_full((len(rows), self.num_tokens + 1), self.padding_id)
+            room = rows.new_full((rows.shape[0], self.num_tokens + 1), self.padding_id)
             rows = room.scatter_(1, target, rows)[:, :-1]
         return rows
 
