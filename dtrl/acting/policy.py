@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 import dtrl
-from dtrl.acting.actor import Actor, inside
+from dtrl.acting.actor import Actor
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
@@ -141,7 +141,7 @@ class Policy(Actor):
         """(B, 1) ids or (B, 1, d) vectors → (B, …) actions inside their part of the action space, in its dtype."""
         values = self.model.by_name[name].tokenizer.decode(tokens.unsqueeze(1)).squeeze(1).cpu()
         decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
-        return inside(decoded, self.acted[name].space)
+        return self.limits[name](decoded)
 
     # proof
 

@@ -15,8 +15,9 @@ Heads = dict[str, list[Array]]
 
 
 class Call:
-    """`values` (B, 1, …) by field and `timesteps` (B, 1, m) are written by the caller before each `forward`. `past` is None for a model without memory;
-    `rows` is the number of rows that the engine takes, where that is fixed."""
+    """`values` (B, 1, …) by field, through `now`, and `timesteps` (B, 1, m) are written by the caller before each `forward`.
+
+    `past` is None for a model without memory; `rows` is the number of rows that the engine takes, where that is fixed."""
 
     def __init__(
         self,
@@ -28,6 +29,8 @@ class Call:
         rows: int | None,
     ) -> None:
         self.engine, self.values, self.timesteps = engine, values, timesteps
+        self.now = [value[:, 0] for value in values]
+        """(B, …) views of the values, without the axis of steps."""
         self.past, self.band, self.rows = past, band, rows
         self.bound: dict[str, Run] = {}
         self.where: Array | None = None

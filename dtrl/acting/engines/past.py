@@ -32,7 +32,7 @@ class Past:
         self.keys_values = np.zeros((layers, rows, heads, slots, head_width), np.float32)
         self.positions = np.zeros((rows, tokens), np.int64)
         self.mask = np.zeros((rows, 1, tokens, slots + tokens), np.float32)
-        self.in_order = np.arange(tokens)
+        self.in_order = np.arange(tokens)[None]
         self.lengths = np.zeros(rows, dtype=np.int64)
         """(B,) tokens since the beginning of the episode, or of the context where it refills."""
         self.tokens = np.zeros((rows, self.capacity, width), np.float32) if kind == "block" else None
@@ -41,10 +41,11 @@ class Past:
     def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
         """(B,) the position of each row's first token in this call, and the rows that have no room for it and must refill."""
         base = self.lengths
-        if first.any():
+        if np.count_nonzero(first):
             base = np.where(first, -self.before, base)
             self.keys_values[:, first] = 0  # weight 0 hides a number, and not what is none
-        last = int(base.max()) + self.tokens_per_step
+        start = common(base)
+        last = (int(base.max()) if start is None else start) + self.tokens_per_step
         if self.kind == "banded" or last <= self.capacity:
             if self.kind == "full":
                 self.grow(last)
@@ -68,20 +69,23 @@ class Past:
 
     def prepare(self, base: Array, band: tuple[int, int] | None) -> None:
         """Write positions and mask of a step whose rows begin at `base`."""
-        slots, start = self.keys_values.shape[3], int(base[0])
-        if len(base) == 1 or (base == start).all():
-            cycle = math.lcm(slots, band[1] if band else 1)
-            seen = start if start < 2 * slots else slots + (start - slots) % cycle  # from then on masks repeat
-            self.mask[:] = uniform_mask(seen, self.tokens_per_step, slots, band)
-        else:
-            self.mask[:] = mask_of(base, self.tokens_per_step, slots, band)
-        np.add(base[:, None], self.in_order, out=self.positions)
+        slots, start = self.keys_values.shape[3], common(base)
+        if start is None:
+            self.mask[...] = mask_of(base, self.tokens_per_step, slots, band)
+            np.add(base[:, None], self.in_order, out=self.positions)
+            return
+        seen = start
+        if start >= 2 * slots:  # from then on masks repeat
+            seen = slots + (start - slots) % math.lcm(slots, band[1] if band else 1)
+        self.mask[...] = uniform_mask(seen, self.tokens_per_step, slots, band)
+        self.positions[...] = self.in_order
+        self.positions += start
 
     def write(self, base: Array, new: Array, tokens: Array | None = None, rows: Array | None = None) -> None:
         """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step and, where there are refills, its embedded tokens (B, m, D): of all rows, or
         of the given ones."""
-        start, slots, count = int(base[0]), self.keys_values.shape[3], self.tokens_per_step
-        if rows is None and (len(base) == 1 or (base == start).all()) and (start % slots + count <= slots or start < 0):
+        start, slots, count = common(base), self.keys_values.shape[3], self.tokens_per_step
+        if rows is None and start is not None and (start % slots + count <= slots or start < 0):
             skip = max(0, -start)
             at = max(0, start) % slots
             self.keys_values[:, :, :, at : at + count - skip] = new[:, :, :, skip:]
@@ -114,6 +118,12 @@ class Past:
         self.tokens[rows, :length] = window
         self.keys_values[:, rows, :, :length] = new
         self.lengths[rows] = length
+
+
+def common(base: Array) -> int | None:
+    """The number that all of `base` are, where they are one."""
+    start: int = base.item(0)
+    return start if len(base) == 1 or (base == start).all() else None
 
 
 @lru_cache(maxsize=128)

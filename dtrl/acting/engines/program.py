@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.engines.base import pick
+from dtrl.acting.engines.base import picker
 from dtrl.acting.engines.operations import ALIASES, OPERATIONS
 from dtrl.errors import InputError
 
@@ -56,10 +56,12 @@ class Program:
                     continue
             rest.append(step.run)
 
+        fill = picker(self.outputs)
+
         def run() -> Any:
             for step in rest:
                 step(registers)
-            return pick(self.outputs, registers)
+            return fill(registers)
 
         return run
 
