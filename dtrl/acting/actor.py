@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from dtrl.acting.masks import ACTION_MASK, Masks, mask_rows, mask_size
 from dtrl.acting.observing import ObservationReader
-from dtrl.acting.state import PolicyState
+from dtrl.acting.state import Begins, PolicyState, zero_where
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.errors import InputError
@@ -66,13 +66,13 @@ class Actor(ABC):
         self,
         state: PolicyState,
         observations: Mapping[str, Array],
-        first: Masks,
+        first: Begins,
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
         """Path of each leaf of the action space → (B, …) actions, in env units and in its dtype.
 
-        `observations` are the parts of the observations by path, (B, …) each; rows in `first` (B,) begin an episode; `allowed` is (B, n)."""
+        `observations` are the parts of the observations by path, (B, …) each; rows in `first` begin an episode; `allowed` is (B, n)."""
 
     def initial_state(
         self,
@@ -126,14 +126,15 @@ class Actor(ABC):
             raise InputError(
                 f"{rows} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state."
             )
-        first = np.zeros(rows, dtype=bool) if state.started else np.ones(rows, dtype=bool)
+        first = None if state.started else np.ones(rows, dtype=bool)
         if episode_start is not None:
             starts = np.atleast_1d(np.asarray(episode_start, dtype=bool))
-            if starts.shape not in ((1,), first.shape):
+            if starts.shape not in ((1,), (rows,)):
                 raise InputError(
-                    f"episode_start has shape {starts.shape}, and there are {len(first)} observations; give one claim for each."
+                    f"episode_start has shape {starts.shape}, and there are {rows} observations; give one claim for each."
                 )
-            first = first | starts
+            if first is None and np.count_nonzero(starts):
+                first = np.broadcast_to(starts, (rows,))
         state.started = True
         self.advance(state, first)
         masks = action_masks
@@ -142,7 +143,7 @@ class Actor(ABC):
         allowed = None if masks is None else mask_rows(masks, rows, self.mask_size)
         config = GREEDY if deterministic else self.sampling
         state.actions = self.choose_actions(state, observations, first, allowed, config)
-        actions = dict(state.actions)
+        actions = state.actions
         if single:  # a number of a Box stays an array, without axes: the space asks for one
             actions = {
                 leaf.path: actions[leaf.path][0, ...] if isinstance(leaf.space, spaces.Box) else actions[leaf.path][0]
@@ -150,15 +151,16 @@ class Actor(ABC):
             }
         return unflatten(self.action_space, actions), state
 
-    def advance(self, state: PolicyState, first: npt.NDArray[np.bool_]) -> None:
+    def advance(self, state: PolicyState, first: Begins) -> None:
         """Move returns-to-go and timesteps to this step: R ← (R − r) / γ, the target where an episode begins."""
         if not self.data.delayed:  # trained on whole returns until the last step, it must see the whole target too
-            state.returns_to_go = (state.returns_to_go - state.reward) / self.data.discount
-        state.timesteps = state.timesteps + 1
-        if np.count_nonzero(first):  # a third of any()'s time, at every step
+            state.returns_to_go = state.returns_to_go - state.reward
+            if self.data.discount != 1:
+                state.returns_to_go /= self.data.discount
+        state.timesteps = zero_where(first, state.timesteps + 1)
+        if first is not None:
             state.returns_to_go = np.where(first, state.target_returns, state.returns_to_go)
-            state.timesteps = np.where(first, 0, state.timesteps)
-        state.reward = np.zeros(len(first))
+        state.reward = np.zeros(len(state.timesteps))
 
     def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
         """Begin an episode for `act`."""
@@ -203,4 +205,4 @@ class Limits:
                 values = np.rint(values)
             values = np.maximum(values, low)
             values = np.minimum(values, high, out=values)
-        return np.asarray(values, dtype=self.dtype)
+        return values.astype(self.dtype, copy=False)

@@ -18,7 +18,7 @@ from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
 from dtrl.acting.engines.operations import split
 from dtrl.acting.engines.past import Past
 from dtrl.acting.masks import Masks
-from dtrl.acting.state import PolicyState
+from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.errors import InputError, did_you_mean
@@ -166,25 +166,24 @@ class ExportedPolicy(Actor):
         self,
         state: PolicyState,
         observations: Mapping[str, Array],
-        first: Masks,
+        first: Begins,
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
         if decoding.strategy == "sample" and not {"categorical", "one_hots"} & set(self.heads.values()):
             decoding.refuse_cuts()
         call: Call = state.context
-        begins = np.count_nonzero(first)
         for name, buffer in zip(self.names, call.now, strict=True):
             if name in self.observed:
                 buffer[...] = observations[self.observed[name].path]
             elif name in self.acted:
                 buffer[...] = state.actions[self.acted[name].path]
-                if begins:  # nobody sees these, but what is no number hides from nobody
+                if first is not None:  # nobody sees these, but what is no number hides from nobody
                     buffer[first] = 0
             else:
                 buffer[...] = state.returns_to_go
         np.subtract(state.timesteps[:, None, None], self.ages, out=call.timesteps)
-        if begins:
+        if first is not None:
             np.maximum(call.timesteps, 0, out=call.timesteps)
         heads = call.forward(first)
         return {

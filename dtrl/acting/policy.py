@@ -18,7 +18,7 @@ from dtrl.acting.actor import Actor
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
-from dtrl.acting.state import PolicyState
+from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.decoding import choose, mask_actions
@@ -99,7 +99,7 @@ class Policy(Actor):
         self,
         state: PolicyState,
         observations: Mapping[str, Array],
-        first: Masks,
+        first: Begins,
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
@@ -111,7 +111,7 @@ class Policy(Actor):
             return {leaf.path: self.to_actions(chosen[name], name) for name, leaf in self.acted.items()}
 
     def distributions(
-        self, state: PolicyState, observations: Mapping[str, Array], first: npt.NDArray[np.bool_]
+        self, state: PolicyState, observations: Mapping[str, Array], first: Begins
     ) -> dict[str, Distribution]:
         """The model's distribution of each action token, by field, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
 
@@ -120,7 +120,7 @@ class Policy(Actor):
         values = {"return": state.returns_to_go}
         values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
         values |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
-        beginning, names = bool(first.all()), self.before
+        beginning, names = first is not None and bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
         now = {name: torch.from_numpy(np.ascontiguousarray(values[name])).to(device).unsqueeze(1) for name in names}
@@ -129,8 +129,8 @@ class Policy(Actor):
         )  # of each token: 1 for those of the step before
         timesteps = np.maximum(state.timesteps[:, None] - ages, 0)
         x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1))
-        counts = np.full(len(first), x.shape[1])
-        if not beginning and first.any():  # no action came before: these rows are padded on the right instead
+        counts = np.full(len(x), x.shape[1])
+        if first is not None and not beginning:  # no action came before: these rows are padded on the right instead
             rows = torch.from_numpy(np.flatnonzero(first)).to(device)
             x[rows] = x[rows].roll(-self.tokens_after, dims=1)
             counts -= first * self.tokens_after

@@ -9,7 +9,7 @@ import numpy as np
 
 from dtrl.acting.engines.base import Array, Engine, Run
 from dtrl.acting.engines.past import Past
-from dtrl.acting.masks import Masks
+from dtrl.acting.state import Begins
 
 Heads = dict[str, list[Array]]
 
@@ -35,8 +35,8 @@ class Call:
         self.bound: dict[str, Run] = {}
         self.where: Array | None = None
 
-    def forward(self, first: Masks) -> Heads:
-        """What the heads say, by field: (B, 1, …) each. Rows in `first` (B,) begin an episode."""
+    def forward(self, first: Begins) -> Heads:
+        """What the heads say, by field: (B, 1, …) each. Rows in `first` begin an episode."""
         if self.past is None:
             return self.run("step")["heads"]  # type: ignore[no-any-return]
         base, full = self.past.begin(first)

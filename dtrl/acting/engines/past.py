@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.state import kept_steps, refuse_longer
+from dtrl.acting.state import Begins, kept_steps, refuse_longer
 
 Array = npt.NDArray[Any]
 FIRST_SLOTS = 64
@@ -38,10 +38,10 @@ class Past:
         self.tokens = np.zeros((rows, self.capacity, width), np.float32) if kind == "block" else None
         self.dropped = (length - kept_steps(length) + 1) * tokens
 
-    def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    def begin(self, first: Begins) -> tuple[Array, Array]:
         """(B,) the position of each row's first token in this call, and the rows that have no room for it and must refill."""
         base = self.lengths
-        if np.count_nonzero(first):
+        if first is not None:
             base = np.where(first, -self.before, base)
             self.keys_values[:, first] = 0  # weight 0 hides a number, and not what is none
         start = common(base)
@@ -78,8 +78,7 @@ class Past:
         if start >= 2 * slots:  # from then on masks repeat
             seen = slots + (start - slots) % math.lcm(slots, band[1] if band else 1)
         self.mask[...] = uniform_mask(seen, self.tokens_per_step, slots, band)
-        self.positions[...] = self.in_order
-        self.positions += start
+        np.add(self.in_order, start, out=self.positions)
 
     def write(self, base: Array, new: Array, tokens: Array | None = None, rows: Array | None = None) -> None:
         """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step and, where there are refills, its embedded tokens (B, m, D): of all rows, or
