@@ -67,6 +67,11 @@ class Policy(Actor):
     def device(self) -> torch.device:
         return self._anchor.device
 
+    def tensor(self, values: Array) -> Tensor:
+        """The values on the policy's device."""
+        made = torch.from_numpy(np.ascontiguousarray(values))
+        return made if self._anchor.is_cpu else made.to(self.device)
+
     def to(self, device: str | torch.device) -> "Policy":
         self.model.to(device)
         self._state = None
@@ -116,22 +121,22 @@ class Policy(Actor):
         """The model's distribution of each action token, by field, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
 
         `observations` are the parts of the observations by path, (B, …) each."""
-        model, device = self.model, self.device
+        model = self.model
         values = {"return": state.returns_to_go}
         values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
         values |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
         beginning, names = first is not None and bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
-        now = {name: torch.from_numpy(np.ascontiguousarray(values[name])).to(device).unsqueeze(1) for name in names}
+        now = {name: self.tensor(values[name][:, None]) for name in names}
         ages = (
             self.ages[self.tokens_after :] if beginning else self.ages
         )  # of each token: 1 for those of the step before
-        timesteps = np.maximum(state.timesteps[:, None] - ages, 0)
-        x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1))
+        timesteps = np.maximum(state.timesteps[:, None, None] - ages, 0)
+        x = model.embed(names, now, self.tensor(timesteps))
         counts = np.full(len(x), x.shape[1])
         if first is not None and not beginning:  # no action came before: these rows are padded on the right instead
-            rows = torch.from_numpy(np.flatnonzero(first)).to(device)
+            rows = self.tensor(np.flatnonzero(first))
             x[rows] = x[rows].roll(-self.tokens_after, dims=1)
             counts -= first * self.tokens_after
         hidden = state.context.step(x, counts, first).unsqueeze(1)
