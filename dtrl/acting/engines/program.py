@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtrl.acting.engines.base import picker
+from dtrl.acting.engines.folding import Node, fold_norms, registers_in
 from dtrl.acting.engines.operations import ALIASES, OPERATIONS
 from dtrl.errors import InputError
 
@@ -28,16 +29,18 @@ class Program:
         first, known = len(constants), set(range(len(constants)))
         size = first + len(self.inputs) + len(document["nodes"])
         registers: list[Any] = [tensors[name] for name in constants] + [None] * (size - first)
-        self.steps: list[Step] = []
+        nodes: list[Node] = []
         for i, (name, arguments, keywords) in enumerate(document["nodes"], first + len(self.inputs)):
             if name not in OPERATIONS:
                 raise InputError(f"the numpy engine does not know the operation {name}; export for another engine.")
-            step = Step(bound(OPERATIONS[name], arguments, keywords, i), name, registers_in([arguments, keywords]), i)
-            if known.issuperset(step.reads):
-                step.run(registers)
+            node = Node(name, arguments, keywords, i)
+            if known.issuperset(node.reads):
+                step_of(node).run(registers)
                 known.add(i)
             else:
-                self.steps.append(step)
+                nodes.append(node)
+        fold_norms(nodes, registers, known, registers_in(self.outputs))
+        self.steps = [step_of(node) for node in nodes]
         self.registers, self.known = registers, known
         self.slots = {name: first + i for i, name in enumerate(self.inputs)}
 
@@ -76,6 +79,11 @@ class Step:
     out: int
 
 
+def step_of(node: Node) -> Step:
+    run = bound(OPERATIONS[node.name], node.arguments, node.keywords, node.out)
+    return Step(run, node.name, node.reads, node.out)
+
+
 def is_view(value: Any, sources: list[Any]) -> bool:
     """Whether a value stays true when its sources' numbers change: it is a number, or lies in their memory."""
     if isinstance(value, list):
@@ -84,12 +92,6 @@ def is_view(value: Any, sources: list[Any]) -> bool:
         return isinstance(value, int)
     flat = [a for source in sources for a in (source if isinstance(source, list) else [source])]
     return any(isinstance(a, np.ndarray) and np.shares_memory(value, a) for a in flat)
-
-
-def registers_in(value: Any) -> list[int]:
-    if isinstance(value, dict):
-        return [value["r"]] if "r" in value else [r for part in value.values() for r in registers_in(part)]
-    return [r for part in value for r in registers_in(part)] if isinstance(value, list) else []
 
 
 def bound(
