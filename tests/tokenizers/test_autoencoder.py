@@ -52,6 +52,8 @@ def test_weights_are_let_go_when_training_fails():
 
 def test_batches_are_rows_of_the_data():
     data, seen = torch.arange(5.0)[:, None], []
-    train([], lambda batch: seen.append(batch) or batch.sum(), data, FitOptions(steps=50, batch_size=4), torch.Generator())
+    train(
+        [], lambda batch: seen.append(batch) or batch.sum(), data, FitOptions(steps=50, batch_size=4), torch.Generator()
+    )
     assert {tuple(batch.shape) for batch in seen} == {(4, 1)}
     assert torch.cat(seen).unique().tolist() == [0, 1, 2, 3, 4]
