@@ -56,7 +56,7 @@ class Vectors(nn.Linear):
 
     def forward(self, tokens: Tensor) -> Tensor:
         weight = self.weight
-        return F.linear(tokens.to(weight.dtype), weight, self.bias)
+        return F.linear(tokens if tokens.dtype == weight.dtype else tokens.to(weight.dtype), weight, self.bias)
 
 
 class ImageEncoder(nn.Module):

@@ -156,6 +156,8 @@ def flatten(space: Space, value: Any) -> dict[str, Any]:
 
 def unflatten(space: Space, parts: Mapping[str, Any]) -> Any:
     """The inverse of `flatten`."""
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return parts[""]
 
     def build(part: Space, path: str) -> Any:
         if isinstance(part, spaces.Dict):
@@ -205,78 +207,6 @@ def text_ids(space: spaces.Text, text: Any) -> Array:
     ids = np.full(space.max_length, NO_CHARACTER, dtype=np.int64)
     ids[: len(text)] = [number[character] for character in text]
     return ids
-
-
-def batch_of(observation: Any, space: Space) -> tuple[dict[str, Array], bool]:
-    """The parts of an observation, or of a batch of B, as arrays (B, …) by path, and whether a single one was given.
-
-    Raises InputError for a shape, a type or a value that does not fit the space."""
-    if isinstance(observation, (tuple, dict)) and not isinstance(space, (spaces.Dict, spaces.Tuple, spaces.Text)):
-        raise InputError(
-            f"observation is a {type(observation).__name__}, and the policy's space is {space}; "
-            "Gymnasium's reset returns (observation, info): pass only the first."
-        )
-    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
-        values, single = batch_of_leaf(observation, space)
-        return {"": values}, single
-    out, singles = {}, set()
-    parts = flatten(space, observation)
-    for leaf in leaves(space):
-        out[leaf.path], single = batch_of_leaf(parts[leaf.path], leaf.space)
-        singles.add(single)
-    sizes = {len(values) for values in out.values()}
-    if len(singles) != 1:
-        raise InputError("some parts of the observation are single values and some are batches; give all of one kind.")
-    if len(sizes) != 1:
-        raise InputError(f"the parts of the observations are for {sorted(sizes)} environments; give all of one size.")
-    return out, singles.pop()
-
-
-def batch_of_leaf(observation: Any, space: Space) -> tuple[Array, bool]:
-    shape, dtype = column_layout(space)
-    try:
-        values = numbers_of(space, observation)
-        if dtype == np.uint8 and values.dtype.kind in "iu":
-            values = bytes_of(values, space)
-        values = values.astype(dtype, casting="same_kind", copy=False)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"observation {str(observation)[:80]!r} does not fit {space} ({error}); give an array of its numbers."
-        ) from error
-    single = values.shape == shape
-    if single:
-        values = values[None]
-    if values.shape[1:] != shape or values.ndim != len(shape) + 1:
-        raise InputError(
-            f"observations have shape {values.shape}, and the policy was trained on {space}; give {shape}, or a batch of them."
-        )
-    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) and not within(values, space):
-        raise InputError(f"observations {values.tolist()} are not all in {space}, on which the policy was trained.")
-    if values.dtype == np.float32 and not np.isfinite(values).all():
-        raise InputError(
-            f"the observation of environment {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinity; the environment is at fault."
-        )
-    return values, single
-
-
-def bytes_of(values: Array, space: Space) -> Array:
-    """Pixels of any integer type as bytes."""
-    if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > BYTE):
-        raise InputError(
-            f"an observation of {space} holds {values.min()} … {values.max()}; pixels are whole numbers from 0 to {BYTE}."
-        )
-    return values.astype(np.uint8, copy=False)
-
-
-def within(values: Array, space: Space) -> bool:
-    """Whether all of a batch of ids or bits are in the space."""
-    if isinstance(space, spaces.MultiBinary):
-        return bool(((values == 0) | (values == 1)).all())
-    assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
-    size = space.n if isinstance(space, spaces.Discrete) else space.nvec
-    return bool(((values >= space.start) & (values < space.start + size)).all())
 
 
 def space_to_json(space: Space) -> str:

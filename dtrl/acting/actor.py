@@ -12,11 +12,12 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from dtrl.acting.masks import ACTION_MASK, Masks, mask_rows, mask_size
-from dtrl.acting.state import PolicyState
+from dtrl.acting.observing import ObservationReader
+from dtrl.acting.state import Begins, PolicyState, zero_where
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.errors import InputError
-from dtrl.spaces import Space, batch_of, column_layout, leaves, unflatten
+from dtrl.spaces import Space, column_layout, leaves, unflatten
 
 Array = npt.NDArray[Any]
 GREEDY = DecodingConfig()
@@ -54,6 +55,8 @@ class Actor(ABC):
         self.target_return = check_target(data.default_target_return if target_return is None else target_return)
         self.acted = {leaf.name("action"): leaf for leaf in leaves(action_space)}
         self.observed = {leaf.name("observation"): leaf for leaf in leaves(observation_space)}
+        self.observing = ObservationReader(observation_space)
+        self.limits = {name: Limits(leaf.space) for name, leaf in self.acted.items()}
         self.mask_size = mask_size(action_space)
         """Entries of an action mask, n; None where actions cannot be masked: several parts, or a Box."""
         self.masked_by = [leaf.path for leaf in self.observed.values() if leaf.path.split("/")[0] == ACTION_MASK]
@@ -68,13 +71,13 @@ class Actor(ABC):
         self,
         state: PolicyState,
         observations: Mapping[str, Array],
-        first: Masks,
+        first: Begins,
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
         """Path of each leaf of the action space → (B, …) actions, in env units and in its dtype.
 
-        `observations` are the parts of the observations by path, (B, …) each; rows in `first` (B,) begin an episode; `allowed` is (B, n)."""
+        `observations` are the parts of the observations by path, (B, …) each; rows in `first` begin an episode; `allowed` is (B, n)."""
 
     def check_decoding(self) -> None:
         """Raise InputError where this policy cannot choose as its decoding says."""
@@ -120,7 +123,7 @@ class Actor(ABC):
         where that samples. `action_masks` (B, n) bool allows a Discrete or MultiDiscrete action where it is True (of several choices, n is their sum), as
         in sb3-contrib; a part `action_mask` of a Dict observation is taken for one. The returned state is the given one, updated in place: add
         rewards to its `reward`."""
-        observations, single = batch_of(observation, self.observation_space)
+        observations, single = self.observing.read(observation)
         rows = len(next(iter(observations.values())))
         if state is None:
             state = self.initial_state(rows)
@@ -132,14 +135,15 @@ class Actor(ABC):
             raise InputError(
                 f"{rows} observations came with a state of {len(state.timesteps)} environments; make a state of that size with initial_state."
             )
-        first = np.full(rows, not state.started)
+        first = None if state.started else np.ones(rows, dtype=bool)
         if episode_start is not None:
             starts = np.atleast_1d(np.asarray(episode_start, dtype=bool))
-            if starts.shape not in ((1,), first.shape):
+            if starts.shape not in ((1,), (rows,)):
                 raise InputError(
-                    f"episode_start has shape {starts.shape}, and there are {len(first)} observations; give one claim for each."
+                    f"episode_start has shape {starts.shape}, and there are {rows} observations; give one claim for each."
                 )
-            first = first | starts
+            if first is None and np.count_nonzero(starts):
+                first = np.broadcast_to(starts, (rows,))
         state.started = True
         self.advance(state, first)
         masks = action_masks
@@ -148,7 +152,7 @@ class Actor(ABC):
         allowed = None if masks is None else mask_rows(masks, rows, self.mask_size)
         config = self.best if deterministic else self.sampling
         state.actions = self.choose_actions(state, observations, first, allowed, config)
-        actions = dict(state.actions)
+        actions = state.actions
         if single:  # a number of a Box stays an array, without axes: the space asks for one
             actions = {
                 leaf.path: actions[leaf.path][0, ...] if isinstance(leaf.space, spaces.Box) else actions[leaf.path][0]
@@ -156,15 +160,16 @@ class Actor(ABC):
             }
         return unflatten(self.action_space, actions), state
 
-    def advance(self, state: PolicyState, first: npt.NDArray[np.bool_]) -> None:
+    def advance(self, state: PolicyState, first: Begins) -> None:
         """Move returns-to-go and timesteps to this step: R ← (R − r) / γ, the target where an episode begins."""
         if not self.data.delayed:  # trained on whole returns until the last step, it must see the whole target too
-            state.returns_to_go = (state.returns_to_go - state.reward) / self.data.discount
-        state.timesteps = state.timesteps + 1
-        if first.any():
+            state.returns_to_go = state.returns_to_go - state.reward
+            if self.data.discount != 1:
+                state.returns_to_go /= self.data.discount
+        state.timesteps = zero_where(first, state.timesteps + 1)
+        if first is not None:
             state.returns_to_go = np.where(first, state.target_returns, state.returns_to_go)
-            state.timesteps = np.where(first, 0, state.timesteps)
-        state.last_reward, state.reward = state.reward, np.zeros(len(first))
+        state.last_reward, state.reward = state.reward, np.zeros(len(state.timesteps))
 
     def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
         """Begin an episode for `act`."""
@@ -173,7 +178,7 @@ class Actor(ABC):
     def act(self, observation: Any, reward: float | Array = 0.0, deterministic: bool = True) -> Any:
         """The action for an observation, told the reward that the last action earned. The simplest loop: reset(), then act() at every step."""
         if self._state is None:
-            self.reset(num_envs=len(next(iter(batch_of(observation, self.observation_space)[0].values()))))
+            self.reset(num_envs=len(next(iter(self.observing.read(observation)[0].values()))))
         assert self._state is not None
         if self._state.started:
             self._state.reward += reward
@@ -193,10 +198,20 @@ def check_target(target: float) -> float:
     return float(target)
 
 
-def inside(values: Array, space: Space) -> Array:
-    """Decoded values (B, …) as actions of a simple space: inside its bounds, and in its dtype."""
-    if isinstance(space, spaces.Box):
-        if space.dtype.kind in "iu":  # a tanh comes near its bound and never there
-            values = np.rint(values)
-        values = np.minimum(np.maximum(values, space.low), space.high)
-    return np.asarray(values, dtype=space.dtype)
+class Limits:
+    """Decoded values (B, …) → actions of a simple space: inside its bounds, and in its dtype."""
+
+    def __init__(self, space: Space) -> None:
+        self.dtype = space.dtype
+        self.whole = isinstance(space, spaces.Box) and space.dtype.kind in "iu"
+        # with the axes of a batch: NumPy's loops over arrays of one shape are the fast ones
+        self.bounds = (space.low[None], space.high[None]) if isinstance(space, spaces.Box) else None
+
+    def __call__(self, values: Array) -> Array:
+        if self.bounds is not None:
+            low, high = self.bounds
+            if self.whole:  # a tanh comes near its bound and never there
+                values = np.rint(values)
+            values = np.maximum(values, low)
+            values = np.minimum(values, high, out=values)
+        return values.astype(self.dtype, copy=False)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dtrl.acting.state import kept_steps, refuse_longer
+from dtrl.acting.state import Begins, kept_steps, refuse_longer, zero_where
 from dtrl.backbones import Backbone
 from dtrl.backbones.cache import KeyValueState
 from dtrl.config import ModelConfig
@@ -35,10 +35,10 @@ class Context(ABC):
     def __init__(self, backbone: Backbone, rows: int, length: int, tokens_per_step: int, width: int) -> None: ...
 
     @abstractmethod
-    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Begins) -> Tensor:
         """Append the first `counts` (B,) tokens of each row of x (B, n, D) and return the hidden vector (B, D) at the last of them.
 
-        Rows in `first` (B,) bool begin a new episode with these tokens."""
+        Rows in `first` begin a new episode with these tokens."""
 
     def extend(self, x: Tensor) -> Tensor:
         """Append tokens (B, n, D) to the step that the last call began, and return the hidden vector (B, D) at the last of them."""
@@ -71,14 +71,14 @@ class Window(Context):
         self.tokens = next(backbone.parameters()).new_zeros(rows, self.capacity + tokens_per_step, width)
         self.lengths = np.zeros(rows, dtype=np.int64)
 
-    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Begins) -> Tensor:
         self.append(x, counts, first, drop=self.tokens_per_step)
         hidden, _ = self.backbone(self.tokens[:, : self.lengths.max()], read=ends(self.lengths, x.device))
         return last_of(hidden, self.lengths)
 
-    def append(self, x: Tensor, counts: Counts, first: Rows, drop: int) -> Rows:
+    def append(self, x: Tensor, counts: Counts, first: Begins, drop: int) -> Rows:
         """Add tokens; rows that then hold more than K steps lose their oldest `drop` tokens. Returns which rows did."""
-        lengths = np.where(first, 0, self.lengths)
+        lengths = zero_where(first, self.lengths)
         if (lengths == lengths[0]).all() and (counts == counts[0]).all():
             self.tokens[:, lengths[0] : lengths[0] + counts[0]] = x[:, : counts[0]]
         else:
@@ -96,7 +96,7 @@ class Window(Context):
 
     def extend_all(self, x: Tensor) -> Tensor:
         n = x.shape[1]
-        self.append(x, np.full(len(x), n), np.zeros(len(x), dtype=bool), drop=0)
+        self.append(x, np.full(len(x), n), None, drop=0)
         reads = torch.from_numpy(self.lengths[:, None] - n + np.arange(n)).to(x.device)
         hidden: Tensor = self.backbone(self.tokens[:, : self.lengths.max()])[0]
         return hidden[torch.arange(len(x), device=x.device)[:, None], reads]
@@ -123,13 +123,13 @@ class Block(Window):
         # a row may be padded past its last token, and the padding needs a slot
         self.state = backbone.initial_state(rows, self.capacity + tokens_per_step)
 
-    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Begins) -> Tensor:
         refilled = self.append(x, counts, first, drop=self.dropped)
         if refilled.all():
             self.state.lengths = np.zeros_like(self.lengths)
             return cached(self.backbone, self.state, self.tokens[:, : self.lengths.max()], self.lengths)
         if not refilled.any():
-            self.state.lengths = np.where(first, 0, self.state.lengths)
+            self.state.lengths = zero_where(first, self.state.lengths)
             return cached(self.backbone, self.state, x, counts)
         hidden = x.new_empty(len(x), x.shape[-1])
         for rows, tokens, new, begin in (
@@ -137,13 +137,13 @@ class Block(Window):
             (refilled, self.tokens[:, : self.lengths[refilled].max()], self.lengths, refilled),
         ):
             which = torch.from_numpy(np.flatnonzero(rows)).to(x.device)
-            part = KeyValueState(self.state.keys_values[:, which], np.where(begin, 0, self.state.lengths)[rows])
+            part = KeyValueState(self.state.keys_values[:, which], zero_where(begin, self.state.lengths)[rows])
             hidden[which] = cached(self.backbone, part, tokens[which], new[rows])
             self.state.keys_values[:, which], self.state.lengths[rows] = part.keys_values, part.lengths
         return hidden
 
     def extend_all(self, x: Tensor) -> Tensor:
-        self.append(x, np.full(len(x), x.shape[1]), np.zeros(len(x), dtype=bool), drop=0)
+        self.append(x, np.full(len(x), x.shape[1]), None, drop=0)
         return all_cached(self.backbone, self.state, x)
 
     def select(self, rows: Counts) -> Self:
@@ -171,8 +171,8 @@ class Banded(Context):
         # the oldest token of a call sees a whole band back, and the newest must not overwrite it
         self.state = backbone.initial_state(rows, (length + 1) * tokens_per_step - 1)
 
-    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
-        self.state.lengths = np.where(first, 0, self.state.lengths)
+    def step(self, x: Tensor, counts: Counts, first: Begins) -> Tensor:
+        self.state.lengths = zero_where(first, self.state.lengths)
         return cached(self.backbone, self.state, x, counts)
 
     def extend_all(self, x: Tensor) -> Tensor:
@@ -198,9 +198,9 @@ class Full(Banded):
         self.backbone, self.length, self.tokens_per_step = backbone, length, tokens_per_step
         self.state = backbone.initial_state(rows, length * tokens_per_step)
 
-    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Begins) -> Tensor:
         # the last step of a row lacks its action until the next call brings it
-        longest = -(-int(np.where(first, 0, self.state.lengths).max()) // self.tokens_per_step) + 1
+        longest = -(-int(zero_where(first, self.state.lengths).max()) // self.tokens_per_step) + 1
         if longest > self.length:
             refuse_longer(longest, self.length)
         return super().step(x, counts, first)

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dtrl.acting.actor import inside
 from dtrl.acting.planning import OUTCOMES
 from dtrl.acting.stream import ModelStream
 from dtrl.config import DecodingConfig
@@ -98,7 +97,7 @@ def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> M
     state = policy.initial_state(prompt.num_episodes, prompt.returns_to_go[starts].astype(np.float64))
     for step in range(prompt_steps):
         at = starts + step
-        first = np.full(len(starts), step == 0)
+        first = np.ones(len(starts), dtype=bool) if step == 0 else None
         policy.advance(state, first)
         seen = {leaf.path: prompt.columns[leaf.name("observations")][at] for leaf in leaves(prompt.observation_space)}
         hidden = policy.look(state, seen, first)
@@ -135,7 +134,7 @@ def whole_episode(
         observations[leaf.path] = seen
     for leaf in leaves(policy.action_space):
         known = flatten(policy.action_space, recorded["actions"])[leaf.path][: prompt_steps - 1]
-        actions[leaf.path] = np.concatenate([known, inside(values(leaf.name("action")), leaf.space)])
+        actions[leaf.path] = np.concatenate([known, policy.limits[leaf.name("action")](values(leaf.name("action")))])
     terminations = np.zeros(prompt_steps - 1 + steps, dtype=bool)
     terminations[-1] = bool(told["terminal"][-1])
     truncations = np.zeros_like(terminations)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from dtrl.acting.actor import Actor, inside
+from dtrl.acting.actor import Actor
 from dtrl.acting.artefact import load_arrays, save_arrays
 from dtrl.acting.engines import ENGINES, Engine
 from dtrl.acting.engines.call import Call
@@ -18,7 +18,7 @@ from dtrl.acting.engines.choosing import allow, choose_id, choose_vector
 from dtrl.acting.engines.operations import split
 from dtrl.acting.engines.past import Sizes
 from dtrl.acting.masks import Masks
-from dtrl.acting.state import PolicyState
+from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.errors import InputError, did_you_mean
@@ -57,9 +57,14 @@ class ExportedPolicy(Actor):
         self.context, self.context_length = document["context"], document["context_length"]
         model = document["network"]
         self.names, self.width, self.heads = model["names"], model["width"], model["heads"]
-        self.ages = np.array(model["ages"])
+        self.ages = np.array(model["ages"])[None, None]
         self.band = None if model["band"] is None else (int(model["band"][0]), int(model["band"][1]))
         self.past_shape: tuple[int, int, int] | None = None if model["past"] is None else tuple(model["past"])
+        self.scales = {
+            name: (arrays[f"{name}:scale"][None], arrays[f"{name}:shift"][None])
+            for name, leaf in self.acted.items()
+            if isinstance(leaf.space, spaces.Box)
+        }
         parts = {
             name: (part, {key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")})
             for name, part in document["programs"].items()
@@ -156,18 +161,18 @@ class ExportedPolicy(Actor):
             )
         sizes = None
         if self.past_shape is not None:
-            before, count = int(self.ages.sum()), len(self.ages)
+            before, count = int(self.ages.sum()), self.ages.size
             sizes = Sizes(self.context, self.context_length, count, before, self.width, self.past_shape, self.band)
         leaf_of = {**self.observed, **self.acted}
         layouts = [column_layout(leaf_of[name].space) if name in leaf_of else ((), np.float32) for name in self.names]
         values = [np.zeros((rows, 1, *shape), dtype) for shape, dtype in layouts]
-        return self.engine.call(values, np.zeros((rows, 1, len(self.ages)), np.int64), sizes, self.rows)
+        return self.engine.call(values, np.zeros((rows, 1, self.ages.size), np.int64), sizes, self.rows)
 
     def choose_actions(
         self,
         state: PolicyState,
         observations: Mapping[str, Array],
-        first: Masks,
+        first: Begins,
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
@@ -175,17 +180,18 @@ class ExportedPolicy(Actor):
         if decoding.strategy == "sample" and not {"categorical", "one_hots"} & set(self.heads.values()):
             decoding.refuse_cuts()
         call: Call = state.context
-        begins = first.any()
-        for name, buffer in zip(self.names, call.values, strict=True):
+        for name, buffer in zip(self.names, call.now, strict=True):
             if name in self.observed:
-                buffer[:, 0] = observations[self.observed[name].path]
+                buffer[...] = observations[self.observed[name].path]
             elif name in self.acted:
-                buffer[:, 0] = state.actions[self.acted[name].path]
-                if begins:  # nobody sees these, but what is no number hides from nobody
+                buffer[...] = state.actions[self.acted[name].path]
+                if first is not None:  # nobody sees these, but what is no number hides from nobody
                     buffer[first] = 0
             else:
-                buffer[:, 0] = state.returns_to_go
-        np.maximum(state.timesteps[:, None, None] - self.ages, 0, out=call.timesteps)
+                buffer[...] = state.returns_to_go
+        np.subtract(state.timesteps[:, None, None], self.ages, out=call.timesteps)
+        if first is not None:
+            np.maximum(call.timesteps, 0, out=call.timesteps)
         heads = call.forward(first)
         return {
             leaf.path: self.decide(name, heads[name], allowed, decoding, state) for name, leaf in self.acted.items()
@@ -200,12 +206,12 @@ class ExportedPolicy(Actor):
         state: PolicyState,
     ) -> Array:
         """(B, …) values of one part of the action, in env units."""
-        space, kind = self.acted[name].space, self.heads[name]
-        rows = [part[:, 0] for part in parameters]
+        space, rows = self.acted[name].space, [part[:, 0] for part in parameters]
         if isinstance(space, spaces.Box):
-            vector = choose_vector(kind, rows, decoding, state.generators)
-            decoded = vector * self.arrays[f"{name}:scale"] + self.arrays[f"{name}:shift"]
-            return inside(decoded.reshape(len(vector), *space.shape), space)
+            scale, shift = self.scales[name]
+            decoded = choose_vector(self.heads[name], rows, decoding, state.generators) * scale
+            decoded += shift
+            return self.limits[name](decoded.reshape(len(decoded), *space.shape))
         if isinstance(space, spaces.Discrete):
             sizes, start = np.array([space.n]), space.start
         else:
@@ -214,4 +220,4 @@ class ExportedPolicy(Actor):
         flat = sizes.ravel().tolist()
         logits = rows[0] if allowed is None else allow(rows[0], allowed, flat)
         ids = [choose_id(part, decoding, state.generators) for part in split(logits, flat, -1)]
-        return inside(np.stack(ids, axis=-1).reshape(len(logits), *(space.shape or ())) + start, space)
+        return self.limits[name](np.stack(ids, axis=-1).reshape(len(logits), *(space.shape or ())) + start)

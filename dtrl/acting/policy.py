@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 import dtrl
-from dtrl.acting.actor import Actor, inside
+from dtrl.acting.actor import Actor
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
 from dtrl.acting.searching import check_search, search
-from dtrl.acting.state import PolicyState
+from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.decoding import choose, mask_actions
@@ -117,6 +117,11 @@ class Policy(Actor):
     def device(self) -> torch.device:
         return self._anchor.device
 
+    def tensor(self, values: Array) -> Tensor:
+        """The values on the policy's device."""
+        made = torch.from_numpy(np.ascontiguousarray(values))
+        return made if self._anchor.is_cpu else made.to(self.device)
+
     def to(self, device: str | torch.device) -> "Policy":
         self.model.to(device)
         self._state = None
@@ -154,7 +159,7 @@ class Policy(Actor):
         self,
         state: PolicyState,
         observations: Mapping[str, Array],
-        first: Masks,
+        first: Begins,
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
@@ -185,7 +190,7 @@ class Policy(Actor):
                 picked.setdefault(name, []).append(token)
             if decision.fed:
                 ((name, ids),) = tokens.items()
-                x = model.embed_ids(name, ids, decision.slot, torch.from_numpy(state.timesteps).to(self.device))
+                x = model.embed_ids(name, ids, decision.slot, self.tensor(state.timesteps))
                 hidden = state.context.extend(x.repeat(self.conditions, 1, 1))
         return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
 
@@ -199,46 +204,50 @@ class Policy(Actor):
         return slice(begin, begin + tokenizer.sizes[decision.slot])
 
     def distributions(
-        self, state: PolicyState, observations: Mapping[str, Array], first: npt.NDArray[np.bool_]
+        self, state: PolicyState, observations: Mapping[str, Array], first: Begins
     ) -> dict[str, Distribution]:
         """The model's distribution of what is decided first of an action, by field; (B, 1) each. See `look`."""
         hidden = self.look(state, observations, first)
         return {name: self.model.predict(name, hidden) for name in self.decisions[0].names}
 
-    def look(self, state: PolicyState, observations: Mapping[str, Array], first: npt.NDArray[np.bool_]) -> Tensor:
+    def look(self, state: PolicyState, observations: Mapping[str, Array], first: Begins) -> Tensor:
         """The hidden vector (B, D) from which an action is decided, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
 
-        `observations` are the parts of the observations by path, (B, …) each. Where two conditions are compared it is (2B, D): first the wanted return,
-        then the middle one of the data."""
-        model, device = self.model, self.device
-        values = {"return": state.returns_to_go, "reward": state.last_reward}
-        # nobody sees a value; and who still acts has not terminated
-        values |= {"value": np.zeros(len(first), np.float32), "terminal": np.zeros(len(first), np.int64)}
-        values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
-        values |= {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
-        steps = state.timesteps
+        `observations` are the parts of the observations by path, (B, …) each; rows in `first` begin an episode. Where two conditions are compared it is
+        (2B, D): first the wanted return, then the middle one of the data."""
+        model, steps = self.model, state.timesteps
+        values = self.values_now(state, observations)
         if self.conditions == 2:
             middle = self.data.return_quantiles[50]
             values = {name: np.concatenate([value, value]) for name, value in values.items()}
-            values["return"][len(first) :] -= (state.target_returns - middle) / self.data.discount**steps
-            first, steps = np.concatenate([first, first]), np.concatenate([steps, steps])
-        beginning, names = bool(first.all()), self.before
+            values["return"][len(steps) :] -= (state.target_returns - middle) / self.data.discount**steps
+            first, steps = None if first is None else np.concatenate([first, first]), np.concatenate([steps, steps])
+        beginning, names = first is not None and bool(first.all()), self.before
         if not beginning:
             names = self.after + self.before
         sources = dict.fromkeys(model.by_name[name].source for name in names)
-        now = {name: torch.from_numpy(np.ascontiguousarray(values[name])).to(device).unsqueeze(1) for name in sources}
+        now = {name: self.tensor(values[name][:, None]) for name in sources}
         ages = (
             self.ages[self.tokens_after :] if beginning else self.ages
         )  # of each token: 1 for those of the step before
-        timesteps = np.maximum(steps[:, None] - ages, 0)
-        x = model.embed(names, now, torch.from_numpy(timesteps).to(device).unsqueeze(1), 0 if beginning else self.since)
-        counts = np.full(len(first), x.shape[1])
-        if not beginning and first.any():  # no action came before: these rows are padded on the right instead
-            rows = torch.from_numpy(np.flatnonzero(first)).to(device)
+        timesteps = np.maximum(steps[:, None, None] - ages, 0)
+        x = model.embed(names, now, self.tensor(timesteps), 0 if beginning else self.since)
+        counts = np.full(len(x), x.shape[1])
+        if first is not None and not beginning:  # no action came before: these rows are padded on the right instead
+            rows = self.tensor(np.flatnonzero(first))
             x[rows] = x[rows].roll(-self.tokens_after, dims=1)
             counts -= first * self.tokens_after
         hidden: Tensor = state.context.step(x, counts, first)
         return hidden
+
+    def values_now(self, state: PolicyState, observations: Mapping[str, Array]) -> dict[str, Array]:
+        """(B, …) by column: all that may be told to the model at this step."""
+        rows = len(state.timesteps)
+        values = {"return": state.returns_to_go, "reward": state.last_reward}
+        # nobody sees a value; and who still acts has not terminated
+        values |= {"value": np.zeros(rows, np.float32), "terminal": np.zeros(rows, np.int64)}
+        values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
+        return values | {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
 
     def to_actions(self, tokens: Mapping[str, Tensor], name: str) -> Array:
         """The tokens of the fields, ids (B, n) or vectors (B, n, d) → (B, …) actions inside their part of the action space, in its dtype. Where several
@@ -250,14 +259,11 @@ class Policy(Actor):
         ]
         values = (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)).cpu()
         decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
-        return inside(decoded, self.acted[name].space)
+        return self.limits[name](decoded)
 
     def tokens_of(self, actions: Mapping[str, Array]) -> dict[str, Tensor]:
         """The tokens (B, n) or (B, n, d) of each field of an action, from its parts (B, …) by path, in env units."""
-        values = {
-            name: torch.from_numpy(np.array(actions[leaf.path])).to(self.device).unsqueeze(1)
-            for name, leaf in self.acted.items()
-        }
+        values = {name: self.tensor(np.array(actions[leaf.path])[:, None]) for name, leaf in self.acted.items()}
         names = dict.fromkeys(name for decision in self.decisions for name in decision.names)
         fields = [self.model.by_name[name] for name in names]
         return {f.name: f.tokenizer.encode(values[f.source])[:, 0] for f in fields}

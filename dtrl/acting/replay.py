@@ -39,7 +39,7 @@ def act_along(policy: "Policy", episodes: Trajectories) -> Tensor:
     out: list[Tensor | None] = [None] * episodes.num_steps
     for step in range(int(lengths.max())):
         at = np.minimum(starts + step, starts + lengths - 1)  # a finished row repeats its last step, unread
-        first = np.full(len(starts), step == 0)
+        first = np.ones(len(starts), dtype=bool) if step == 0 else None
         policy.advance(state, first)
         if policy.data.discount != 1:  # (R − r) / γ multiplies rounding at every step, so the recorded value is used
             state.returns_to_go = episodes.returns_to_go[at].astype(np.float64)

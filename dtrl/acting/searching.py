@@ -5,13 +5,12 @@ B environments, n tokens of an action, D width."""
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
 from dtrl.acting.planning import OUTCOMES, plan
-from dtrl.acting.state import PolicyState
+from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.stream import ModelStream
 from dtrl.config import DecodingConfig
 from dtrl.decoding.contrastive import paired
@@ -29,14 +28,14 @@ REMEMBERED = 64
 
 
 def search(
-    policy: "Policy", state: PolicyState, hidden: Tensor, first: npt.NDArray[np.bool_], config: DecodingConfig
+    policy: "Policy", state: PolicyState, hidden: Tensor, first: Begins, config: DecodingConfig
 ) -> dict[str, Tensor]:
     """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context is then told
-    all but the last, as by `Policy.decide`; rows in `first` (B,) begin an episode.
+    all but the last, as by `Policy.decide`; rows in `first` begin an episode.
 
     Raises InputError where the policy's actions are no ids, and for what its preset cannot do."""
     check_search(policy, config)
-    model, decisions, rows = policy.model, policy.decisions, len(first)
+    model, decisions, rows = policy.model, policy.decisions, len(state.timesteps)
     timesteps = np.tile(state.timesteps, policy.conditions)
     stream = ModelStream(model, state.context, model.tokens_of(policy.before), timesteps, hidden)
     if config.strategy == "plan":
@@ -44,7 +43,8 @@ def search(
     else:
         prompt = None
         if config.looks_back or config.draft == "ngram":
-            prompt = state.recent = forget(state.recent, first, hidden.device)
+            nothing = torch.full((rows, 0), -1, dtype=torch.long, device=hidden.device)
+            prompt = state.recent = nothing if state.recent is None else forget(state.recent, first)
         in_place = policy.conditions == 1 and config.strategy != "beam"
         found = generate(
             stream if in_place else apart(stream, rows, config),
@@ -82,11 +82,11 @@ def by_field(policy: "Policy", ids: Tensor) -> dict[str, Tensor]:
     return {name: ids[:, [i for i, n in enumerate(names) if n == name]] for name in dict.fromkeys(names)}
 
 
-def forget(recent: Tensor | None, first: npt.NDArray[np.bool_], device: torch.device) -> Tensor:
+def forget(recent: Tensor, first: Begins) -> Tensor:
     """The ids (B, T) of earlier actions without those of rows that begin."""
-    if recent is None:
-        return torch.full((len(first), 0), -1, dtype=torch.long, device=device)
-    return recent.masked_fill(torch.from_numpy(first).to(device)[:, None], -1)
+    if first is None:
+        return recent
+    return recent.index_fill(0, torch.from_numpy(np.flatnonzero(first)).to(recent.device), -1)
 
 
 def remember(recent: Tensor, ids: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from dtrl.errors import InputError
 
 Array = npt.NDArray[Any]
+Begins = npt.NDArray[np.bool_] | None
+"""(B,) which rows begin an episode; None where no row does, as at most steps, which then ask no array."""
 
 
 @dataclass
@@ -38,6 +40,11 @@ class PolicyState:
     speculation: Any = None
     """How well a draft has guessed so far (`dtrl.decoding.progress.Speculation`)."""
     started: bool = False
+
+
+def zero_where(first: Begins, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Counts (B,) of which those of rows that begin an episode are 0."""
+    return counts if first is None else np.where(first, 0, counts)
 
 
 def kept_steps(length: int) -> int:

@@ -21,7 +21,7 @@ from dtrl.backbones.dropout import add_dropped
 ROPE_BASE = 10_000.0
 """Base of the rotary frequencies [Su et al. 2021, §3.2.2, arXiv:2104.09864]."""
 FEW_TOKENS = 8
-"""Up to so many tokens in a batch, leaving out those that nobody reads costs more than computing them."""
+"""Up to so many tokens in a batch, one product for all queries, keys and values costs less than leaving out the queries that nobody reads."""
 
 
 class Transformer(Backbone):
@@ -57,6 +57,7 @@ class Transformer(Backbone):
                 "frequencies", ROPE_BASE ** -(torch.arange(0, self.head_width, 2) / self.head_width), persistent=False
             )
         initialize(self, layers)
+        self.refer()
         # load_state_dict(assign=True) replaces parameters too
         self.register_load_state_dict_post_hook(refer_again)  # type: ignore[no-untyped-call]
 
@@ -76,20 +77,21 @@ class Transformer(Backbone):
             positions, mask, cache = state.plan(length, self.band, x.device, x.dtype)
         rotation = self.rotation(positions(), x.dtype) if self.rotary else None
         last = len(self.blocks) - 1
-        early = read if torch.compiler.is_exporting() or x.shape[0] * length > FEW_TOKENS else None
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, rotation, None if cache is None else (cache, i), early if i == last else None)
-        if read is not None and early is None:
-            x = x[:, read]
+            x = block(x, mask, rotation, None if cache is None else (cache, i), read if i == last else None)
         if state is not None:
             state.advance(length)
-        return self.norm(x), state
+        return self.final_norm(x), state
 
     def _apply(self, *arguments: Any, **keywords: Any) -> "Transformer":
         """A move to another device or dtype may replace parameters: refer to the new ones."""
         super()._apply(*arguments, **keywords)  # type: ignore[no-untyped-call]
         refer_again(self)
         return self
+
+    def refer(self) -> None:
+        """As `Block.refer`."""
+        self.final_norm = norm_of(self.norm)
 
     def rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine (B or 1, 1, L, D/H) of the rotary angles at the positions."""
@@ -107,7 +109,7 @@ class Transformer(Backbone):
 def refer_again(module: nn.Module, *_: Any) -> None:
     """Have the parts of a module refer to the parameters that it has now."""
     for part in module.modules():
-        if isinstance(part, Block | MLP | SwiGLU):
+        if isinstance(part, Transformer | Block | MLP | SwiGLU):
             part.refer()
 
 
@@ -169,6 +171,9 @@ class Block(nn.Module):
         weight, bias = self.weights[0]
         if read is None:
             return F.linear(x, weight, bias).split_with_sizes(parts, dim=-1)
+        if not torch.compiler.is_exporting() and x.shape[0] * x.shape[1] <= FEW_TOKENS:
+            query, *others = F.linear(x, weight, bias).split_with_sizes(parts, dim=-1)
+            return query[:, read], *others
         cut = (parts[0], sum(parts[1:]))
         (own, shared), (own_bias, shared_bias) = weight.split(cut), (None, None) if bias is None else bias.split(cut)
         rest = F.linear(x, shared, shared_bias).split_with_sizes(parts[1:], dim=-1)

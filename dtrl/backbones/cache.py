@@ -73,7 +73,7 @@ class KeyValueState:
                     length = capacity + (length - capacity) % math.lcm(capacity, band[1] if band else 1)
                 known = known_mask if new * used <= WIDE else known_mask.__wrapped__
                 mask = known(length, new, capacity, band, device, dtype)
-            return in_order, mask, Cache(self, slots, used)
+            return in_order, mask, Cache(self.keys_values, slots, used)
         lengths = torch.from_numpy(self.lengths).to(device)[:, None]
         positions = lengths + torch.arange(new, device=device)
         newest = lengths + (new - 1)
@@ -81,35 +81,37 @@ class KeyValueState:
         return (
             lambda: positions,
             additive(visible(positions, slot_positions, band)[:, None], dtype),
-            Cache(self, positions % capacity, used),
+            Cache(self.keys_values, positions % capacity, used),
         )
 
     def advance(self, new: int) -> None:
         self.lengths = self.lengths + new
 
 
-@dataclass
 class Cache:
-    """Where new tokens go, and which slots are then in use."""
+    """Where new tokens go, and the slots that are then in use.
 
-    state: KeyValueState
-    slots: slice | Tensor
-    used: int
+    Views are taken of all layers at once: one costs as much as a small kernel, and a step of acting is made of those."""
 
-    def write(self, layer: int, new: Tensor) -> Tensor:
-        """Put keys and values (B, 2 · H_kv, L, D/H) of a layer into their slots; returns those of all slots in use, in slot order."""
-        keys_values = self.state.keys_values[layer]
+    def __init__(self, keys_values: Tensor, slots: slice | Tensor, used: int) -> None:
+        self.slots = slots
+        room = keys_values[:, :, :, slots] if isinstance(slots, slice) else keys_values
+        self.room = room.unbind(0)
+        """By layer: (B, 2 · H_kv, L, D/H) the slots of the new tokens where they are a slice, else all slots."""
+        self.keys, self.values = (part.unbind(0) for part in keys_values.narrow(3, 0, used).chunk(2, dim=2))
+
+    def write(self, layer: int, new: Tensor) -> None:
+        """Put keys and values (B, 2 · H_kv, L, D/H) of a layer into their slots."""
         if isinstance(self.slots, slice):
-            keys_values.narrow(2, self.slots.start, new.shape[2]).copy_(new)
+            self.room[layer].copy_(new)
         else:
             rows = torch.arange(len(new), device=new.device)[:, None]
-            keys_values[rows, :, self.slots] = new.transpose(1, 2)
-        return keys_values.narrow(2, 0, self.used)
+            self.room[layer][rows, :, self.slots] = new.transpose(1, 2)
 
     def attend(self, layer: int, query: Tensor, new: Tensor, mask: Tensor) -> Tensor:
         """(B, H, R, D/H) what R queries take from the slots in use, once the keys and values of the L new tokens are in theirs."""
-        key, value = self.write(layer, new).chunk(2, dim=1)
-        return attend(query, key, value, mask, 0.0)
+        self.write(layer, new)
+        return attend(query, self.keys[layer], self.values[layer], mask, 0.0)
 
 
 @dataclass

@@ -10,10 +10,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from dtrl.acting import Policy
-from dtrl.acting.context import Counts, Full, Rows
+from dtrl.acting.context import Counts, Full
 from dtrl.acting.planning import plan
 from dtrl.acting.searching import draft_of
-from dtrl.acting.state import PolicyState
+from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.stream import ModelStream
 from dtrl.bench import timing
 from dtrl.bench.timing import Job, compare, document, interleaved, torch_threads
@@ -92,7 +92,7 @@ class NothingChosen(Policy):
     def choose_actions(self, state: PolicyState, observations: Any, first: Any, *_: Any) -> dict[str, Any]:
         with torch.inference_mode():
             self.distributions(state, observations, first)
-        return {"": np.zeros(len(first), np.int64)}
+        return {"": np.zeros(len(state.timesteps), np.int64)}
 
 
 def vars_of(policy: Policy) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class Recomputed(Full):
     def __init__(self, backbone: Any, tokens: Tensor) -> None:
         self.backbone, self.seen = backbone, tokens
 
-    def step(self, x: Tensor, counts: Counts, first: Rows) -> Tensor:
+    def step(self, x: Tensor, counts: Counts, first: Begins) -> Tensor:
         return self.extend_all(x)[:, -1]
 
     def extend_all(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def streams_after(policy: Policy, data: Trajectories, steps: int) -> tuple[Model
     model, state = policy.model, policy.initial_state(1)
     with torch.inference_mode():
         for step in range(steps):
-            first = np.array([step == 0])
+            first = np.ones(1, dtype=bool) if step == 0 else None
             policy.advance(state, first)
             hidden = policy.look(state, {"": data.observations[step : step + 1]}, first)
             if step < steps - 1:
@@ -227,9 +227,8 @@ def speculation_of(policy: Policy, guesses: int) -> dict[str, float]:
         policy.predict(random.standard_normal((1, CHEETAH[0]), np.float32), state, deterministic=False)
     told = state.speculation
     with torch.inference_mode():
-        first = np.zeros(1, dtype=bool)
-        policy.advance(state, first)
-        hidden = policy.look(state, {"": random.standard_normal((1, CHEETAH[0]), np.float32)}, first)
+        policy.advance(state, None)
+        hidden = policy.look(state, {"": random.standard_normal((1, CHEETAH[0]), np.float32)}, None)
         stream = ModelStream(
             policy.model, state.context, policy.model.tokens_of(policy.before), state.timesteps, hidden
         )

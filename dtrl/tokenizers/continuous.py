@@ -76,7 +76,8 @@ class Continuous(Tokenizer):
         shift = self.shift
         if x.dim() != 3:
             x = x.unsqueeze(-1) if x.dim() == 2 else x.flatten(2)
-        return ((x.to(shift.dtype) - shift) / self.scale).unsqueeze(-2)
+        x = x if x.dtype == shift.dtype else x.to(shift.dtype)  # asking costs less than a move to where it is
+        return ((x - shift) / self.scale).unsqueeze(-2)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """(B, T, 1, d) → (B, T, …)."""

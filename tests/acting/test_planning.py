@@ -144,14 +144,14 @@ def test_a_stream_says_what_the_model_says_of_the_whole_sequence(policy, random_
     assert place == steps * tokens
 
 
+@torch.inference_mode()
 def test_imagining_leaves_the_stream_as_it_is(policy):
     context = policy.new_context(2)
     x = policy.model.embed_ids("observation", torch.tensor([[1, 2], [3, 0]]), 0, torch.zeros(2, dtype=torch.long))
     stream = ModelStream(policy.model, context, 2, np.zeros(2, np.int64), context.extend(x))
     before = stream.logits(), context.state.keys_values.clone(), context.state.lengths.copy()
     config = DecodingConfig(strategy="plan", beam_width=3, expansions=2, horizon=4)
-    with torch.inference_mode():
-        beams = plan(stream, config, [np.random.default_rng(i) for i in range(2)], 1.0)
+    beams = plan(stream, config, [np.random.default_rng(i) for i in range(2)], 1.0)
     assert beams.actions.shape == (2, 3, 4 * 2)
     assert (beams.value.diff(dim=1) <= 0).all()
     assert torch.equal(stream.logits(), before[0])

@@ -141,6 +141,16 @@ def test_no_token_pair_is_repeated_where_that_is_forbidden(policy_for):
     assert len(set(itertools.pairwise(actions))) == 3
 
 
+def test_a_row_that_begins_anew_remembers_no_earlier_action(policy_for):
+    policy = policy_for(spaces.Discrete(3), attention="banded").variant(decoding=DecodingConfig(no_repeat_ngram=2))
+    observations = np.random.default_rng(0).normal(size=(8, 2, 2)).astype(np.float32)
+    state, fresh = policy.initial_state(2, 5.0), policy.initial_state(1, 5.0)
+    for step, observation in enumerate(observations):
+        actions, _ = policy.predict(observation, state, np.array([step == 4, False]))
+        if step >= 4:
+            assert actions[0] == policy.predict(observation[:1], fresh)[0][0]
+
+
 # Bad input
 
 

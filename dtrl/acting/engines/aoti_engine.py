@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.acting.engines.base import Engine, Part, Run, as_bytes, named, pick
+from dtrl.acting.engines.base import Engine, Part, Run, as_bytes, named, picker
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ class AotiEngine(Engine):
 
         given = named(inputs)
         # the loader itself: the callable around it takes keywords apart in as much time as a small model needs
-        runner, nest = self.runners[name].loader.run, self.outputs[name]
+        runner, fill = self.runners[name].loader.run, picker(self.outputs[name])
         tensors = [torch.from_numpy(given[key]) for key in self.inputs[name]]
-        return lambda: pick(nest, [value.numpy() for value in runner(tensors)])
+        return lambda: fill([value.numpy() for value in runner(tensors)])
 
 
 @contextmanager

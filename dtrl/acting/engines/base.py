@@ -1,5 +1,6 @@
 """What every engine offers. Neither this nor loading an engine's file needs what makes it."""
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,17 @@ def named(inputs: Mapping[str, Any]) -> dict[str, Array]:
 
 def pick(nest: Any, values: Any) -> Any:
     """The nest with each `{"r": i}` replaced by values[i]."""
+    return picker(nest)(values)
+
+
+def picker(nest: Any) -> Callable[[Any], Any]:
+    """`pick` as a function of the values alone, for a nest that is filled often."""
+    if isinstance(nest, dict) and "r" in nest:
+        return operator.itemgetter(nest["r"])
     if isinstance(nest, dict):
-        return values[nest["r"]] if "r" in nest else {key: pick(part, values) for key, part in nest.items()}
-    return [pick(part, values) for part in nest] if isinstance(nest, list) else nest
+        items = [(key, picker(part)) for key, part in nest.items()]
+        return lambda values: {key: part(values) for key, part in items}
+    if isinstance(nest, list):
+        parts = [picker(part) for part in nest]
+        return lambda values: [part(values) for part in parts]
+    return lambda _: nest

@@ -9,14 +9,15 @@ import numpy as np
 
 from dtrl.acting.engines.base import Array, Engine, Run
 from dtrl.acting.engines.past import Past, Sizes
-from dtrl.acting.masks import Masks
+from dtrl.acting.state import Begins
 
 Heads = dict[str, list[Array]]
 
 
 class Call:
-    """`values` (B, 1, …) by field and `timesteps` (B, 1, m) are written by the caller before each `forward`. `sizes` are None for a model without memory;
-    `rows` is the number of rows that the engine takes, where that is fixed."""
+    """`values` (B, 1, …) by field, through `now`, and `timesteps` (B, 1, m) are written by the caller before each `forward`.
+
+    `sizes` are None for a model without memory; `rows` is the number of rows that the engine takes, where that is fixed."""
 
     def __init__(
         self,
@@ -27,12 +28,14 @@ class Call:
         rows: int | None,
     ) -> None:
         self.engine, self.values, self.timesteps, self.rows = engine, values, timesteps, rows
+        self.now = [value[:, 0] for value in values]
+        """(B, …) views of the values, without the axis of steps."""
         self.past = None if sizes is None else Past(len(timesteps), sizes)
         self.bound: dict[str, Run] = {}
         self.where: Array | None = None
 
-    def forward(self, first: Masks) -> Heads:
-        """What the heads say, by field: (B, 1, …) each. Rows in `first` (B,) begin an episode."""
+    def forward(self, first: Begins) -> Heads:
+        """What the heads say, by field: (B, 1, …) each. Rows in `first` begin an episode."""
         if self.past is None:
             return self.run("step")["heads"]  # type: ignore[no-any-return]
         base, full = self.past.begin(first)

@@ -15,12 +15,12 @@ from torch import Tensor
 from dtrl.acting.engines.base import Array, named
 from dtrl.acting.engines.past import Extent, Sizes
 from dtrl.acting.engines.program import Program
-from dtrl.acting.masks import Masks
+from dtrl.acting.state import Begins
 from dtrl.backbones.cache import additive, visible
 
 
 class DeviceCall:
-    """`values` (B, 1, …) by field and `timesteps` (B, 1, m) are written by the caller before each `forward`, as those of a `Call`.
+    """`values` (B, 1, …) by field, through `now`, and `timesteps` (B, 1, m) are written by the caller before each `forward`, as those of a `Call`.
 
     The first call of a kind runs one kernel after the other, since libraries allocate in it; the second is captured, and replayed from there on.
     `capture=False` runs the same function without a graph, on any device."""
@@ -39,6 +39,8 @@ class DeviceCall:
         inputs = [torch.from_numpy(part) for part in (*values, timesteps, np.zeros(rows, np.int64))]
         self.host = [self.at_fixed_place(part.shape, part.dtype) for part in inputs]
         *self.values, self.timesteps, self.base = [part.numpy() for part in self.host]
+        self.now = [value[:, 0] for value in self.values]
+        """(B, …) views of the values, without the axis of steps."""
         self.heads: dict[str, list[Tensor]] = {}
         self.graphs: dict[str, torch.cuda.CUDAGraph | None] = {}
         self.extent = None if sizes is None else Extent(rows, sizes)
@@ -60,23 +62,23 @@ class DeviceCall:
         return torch.zeros(layers, len(self.base), heads, self.extent.slots, head_width, device=self.device)
 
     @torch.no_grad()
-    def forward(self, first: Masks) -> dict[str, list[Array]]:
-        """What the heads say, by field: (B, 1, …) each, overwritten by the next call. Rows in `first` (B,) begin an episode."""
+    def forward(self, first: Begins) -> dict[str, list[Array]]:
+        """What the heads say, by field: (B, 1, …) each, overwritten by the next call. Rows in `first` begin an episode."""
         self.replay("step" if self.extent is None else self.begin(self.extent, first))
         return {name: [part.numpy() for part in parts] for name, parts in self.heads.items()}
 
-    def begin(self, extent: Extent, first: Masks) -> str:
+    def begin(self, extent: Extent, first: Begins) -> str:
         """Move the rows' extents; returns the kind of the call: `step`, `refill` where no row has room, or `mixed`."""
         self.base[:], full = extent.begin(first)
         now, sizes = self.keys_values, extent.sizes
         if extent.slots > now.shape[3]:
             self.keys_values, self.graphs = self.room(sizes), {}
             self.keys_values[:, :, :, : now.shape[3]] = now
-        if first.any():  # weight 0 hides a number, and not what is none
+        if first is not None:  # weight 0 hides a number, and not what is none
             self.keys_values.index_fill_(1, torch.from_numpy(np.flatnonzero(first)).to(self.device), 0)
         extent.lengths = self.base + sizes.tokens
         extent.lengths[full] = sizes.kept
-        return "step" if not len(full) else "refill" if len(full) == len(first) else "mixed"
+        return "step" if not len(full) else "refill" if len(full) == len(self.base) else "mixed"
 
     def replay(self, kind: str) -> None:
         """Do what `whole(kind)` does, and wait for it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dtrl.acting.engines.base import Array, Engine, Part, Run, named
+from dtrl.acting.engines.folding import STANDARDIZE
 from dtrl.acting.engines.operations import OPERATIONS
 from dtrl.acting.engines.past import Sizes
 from dtrl.acting.engines.program import Program
@@ -48,7 +49,7 @@ class GraphEngine(Engine):
                 "the graph engine replays CUDA graphs, and torch finds no CUDA device here; use engine eager, numpy, onnx or aoti, or act on a machine "
                 "with an NVIDIA GPU and torch's CUDA build."
             )
-        operations = {name: torch_operation(name, self.device) for name in OPERATIONS}
+        operations = {name: torch_operation(name, self.device) for name in OPERATIONS.keys() - {STANDARDIZE}}
         with torch.no_grad():
             self.programs = {
                 name: Program(

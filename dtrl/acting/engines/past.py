@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.state import kept_steps, refuse_longer
+from dtrl.acting.state import Begins, kept_steps, refuse_longer
 
 Array = npt.NDArray[Any]
 FIRST_SLOTS = 64
@@ -66,14 +66,15 @@ class Extent:
         """(B,) tokens since the beginning of the episode, or of the context where it refills."""
         self.slots = sizes.first_slots
 
-    def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    def begin(self, first: Begins) -> tuple[Array, Array]:
         """(B,) the position of each row's first token in this call, and the rows that have no room for it and must refill.
 
         `slots` is then large enough."""
         sizes, base = self.sizes, self.lengths
-        if first.any():
+        if first is not None:
             base = np.where(first, -sizes.before, base)
-        last = int(base.max()) + sizes.tokens
+        start = common(base)
+        last = (int(base.max()) if start is None else start) + sizes.tokens
         if sizes.kind == "banded" or last <= self.slots:
             return base, NOBODY
         if sizes.kind == "block":
@@ -91,7 +92,7 @@ class Past(Extent):
         super().__init__(rows, sizes)
         self.keys_values, self.mask = self.room(rows)
         self.positions = np.zeros((rows, sizes.tokens), np.int64)
-        self.in_order = np.arange(sizes.tokens)
+        self.in_order = np.arange(sizes.tokens)[None]
         self.tokens = np.zeros((rows, sizes.capacity, sizes.width), np.float32) if sizes.kind == "block" else None
 
     def room(self, rows: int) -> tuple[Array, Array]:
@@ -102,13 +103,13 @@ class Past(Extent):
             np.zeros((rows, 1, sizes.tokens, self.slots + sizes.tokens), np.float32),
         )
 
-    def begin(self, first: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    def begin(self, first: Begins) -> tuple[Array, Array]:
         base, full = super().begin(first)
-        if first.any():
+        if first is not None:
             self.keys_values[:, first] = 0  # weight 0 hides a number, and not what is none
         now = self.keys_values
         if self.slots > now.shape[3]:
-            self.keys_values, self.mask = self.room(len(first))
+            self.keys_values, self.mask = self.room(len(base))
             self.keys_values[:, :, :, : now.shape[3]] = now
         return base, full
 
@@ -118,20 +119,22 @@ class Past(Extent):
 
     def prepare(self, base: Array) -> None:
         """Write positions and mask of a step whose rows begin at `base`."""
-        slots, start, count, band = self.slots, int(base[0]), self.sizes.tokens, self.sizes.band
-        if len(base) == 1 or (base == start).all():
-            cycle = math.lcm(slots, band[1] if band else 1)
-            seen = start if start < 2 * slots else slots + (start - slots) % cycle  # from then on masks repeat
-            self.mask[:] = uniform_mask(seen, count, slots, band)
-        else:
-            self.mask[:] = mask_of(base, count, slots, band)
-        np.add(base[:, None], self.in_order, out=self.positions)
+        slots, start, count, band = self.slots, common(base), self.sizes.tokens, self.sizes.band
+        if start is None:
+            self.mask[...] = mask_of(base, count, slots, band)
+            np.add(base[:, None], self.in_order, out=self.positions)
+            return
+        seen = start
+        if start >= 2 * slots:  # from then on masks repeat
+            seen = slots + (start - slots) % math.lcm(slots, band[1] if band else 1)
+        self.mask[...] = uniform_mask(seen, count, slots, band)
+        np.add(self.in_order, start, out=self.positions)
 
     def write(self, base: Array, new: Array, tokens: Array | None = None, rows: Array | None = None) -> None:
         """Keep the keys and values (layers, B, 2 · H_kv, m, D/H) of a step and, where there are refills, its embedded tokens (B, m, D): of all rows, or
         of the given ones."""
-        start, slots, count = int(base[0]), self.slots, self.sizes.tokens
-        if rows is None and (len(base) == 1 or (base == start).all()) and (start % slots + count <= slots or start < 0):
+        start, slots, count = common(base), self.slots, self.sizes.tokens
+        if rows is None and start is not None and (start % slots + count <= slots or start < 0):
             skip = max(0, -start)
             at = max(0, start) % slots
             self.keys_values[:, :, :, at : at + count - skip] = new[:, :, :, skip:]
@@ -164,6 +167,12 @@ class Past(Extent):
         self.tokens[rows, :length] = window
         self.keys_values[:, rows, :, :length] = new
         self.lengths[rows] = length
+
+
+def common(base: Array) -> int | None:
+    """The number that all of `base` are, where they are one."""
+    start: int = base.item(0)
+    return start if len(base) == 1 or (base == start).all() else None
 
 
 @lru_cache(maxsize=128)

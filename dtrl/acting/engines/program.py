@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.engines.base import pick
+from dtrl.acting.engines.base import picker
+from dtrl.acting.engines.folding import STANDARDIZE, Node, fold_norms, registers_in
 from dtrl.acting.engines.operations import ALIASES, OPERATIONS
 from dtrl.errors import InputError
 
@@ -19,7 +20,7 @@ Array = npt.NDArray[Any]
 
 
 class Program:
-    """Runs a program by `operations`. Nodes that no input reaches are computed once, here."""
+    """Runs a program by `operations`. Nodes that no input reaches are computed once, here, and norms are folded (`folding`) where that is one of them."""
 
     def __init__(
         self,
@@ -29,20 +30,24 @@ class Program:
     ) -> None:
         self.inputs: list[str] = document["inputs"]
         self.outputs = document["outputs"]
+        self.fill = picker(self.outputs)
         constants: list[str] = document["constants"]
         first, known = len(constants), set(range(len(constants)))
         size = first + len(self.inputs) + len(document["nodes"])
         registers: list[Any] = [tensors[name] for name in constants] + [None] * (size - first)
-        self.steps: list[Step] = []
+        nodes: list[Node] = []
         for i, (name, arguments, keywords) in enumerate(document["nodes"], first + len(self.inputs)):
             if name not in operations:
                 raise InputError(f"this engine does not know the operation {name}; export for another engine.")
-            step = Step(bound(operations[name], arguments, keywords, i), name, registers_in([arguments, keywords]), i)
-            if known.issuperset(step.reads):
-                step.run(registers)
+            node = Node(name, arguments, keywords, i)
+            if known.issuperset(node.reads):
+                step_of(node, operations).run(registers)
                 known.add(i)
             else:
-                self.steps.append(step)
+                nodes.append(node)
+        if STANDARDIZE in operations:
+            fold_norms(nodes, registers, known, registers_in(self.outputs))
+        self.steps = [step_of(node, operations) for node in nodes]
         self.registers, self.known = registers, known
         self.slots = {name: first + i for i, name in enumerate(self.inputs)}
 
@@ -53,7 +58,7 @@ class Program:
             registers[self.slots[name]] = value
         for step in self.steps:
             step.run(registers)
-        return pick(self.outputs, registers)
+        return self.fill(registers)
 
     def bind(self, **inputs: Array) -> Callable[[], Any]:
         """Of NumPy's operations: what runs the program on what the arrays hold at each call, and gives a nest of dicts and lists of new arrays.
@@ -70,10 +75,12 @@ class Program:
                     continue
             rest.append(step.run)
 
+        fill = self.fill
+
         def run() -> Any:
             for step in rest:
                 step(registers)
-            return pick(self.outputs, registers)
+            return fill(registers)
 
         return run
 
@@ -88,6 +95,11 @@ class Step:
     out: int
 
 
+def step_of(node: Node, operations: Mapping[str, Callable[..., Any]]) -> Step:
+    run = bound(operations[node.name], node.arguments, node.keywords, node.out)
+    return Step(run, node.name, node.reads, node.out)
+
+
 def is_view(value: Any, sources: list[Any]) -> bool:
     """Whether a value stays true when its sources' numbers change: it is a number, or lies in their memory."""
     if isinstance(value, list):
@@ -96,12 +108,6 @@ def is_view(value: Any, sources: list[Any]) -> bool:
         return isinstance(value, int)
     flat = [a for source in sources for a in (source if isinstance(source, list) else [source])]
     return any(isinstance(a, np.ndarray) and np.shares_memory(value, a) for a in flat)
-
-
-def registers_in(value: Any) -> list[int]:
-    if isinstance(value, dict):
-        return [value["r"]] if "r" in value else [r for part in value.values() for r in registers_in(part)]
-    return [r for part in value for r in registers_in(part)] if isinstance(value, list) else []
 
 
 def bound(
