@@ -132,10 +132,15 @@ class Slots(nn.Module):
 
     def forward(self, hidden: Tensor, slot: int = 0) -> Categorical:
         """(…, n′, D) hidden vectors before the tokens of n′ slots from `slot` on → their distributions, of batch shape (…, n′)."""
+        return Categorical(logits=self.logits(hidden, slot), validate_args=False)
+
+    def logits(self, hidden: Tensor, slot: int = 0) -> Tensor:
+        """(…, n′, V), not normalised."""
         some = slice(slot, slot + hidden.shape[-2])
-        logits = torch.einsum("...nd,nvd->...nv", hidden, self.weight[some]) + self.bias[some]
-        logits = logits.masked_fill(self.unused[some], -torch.inf)
-        return Categorical(logits=F.log_softmax(logits, dim=-1), validate_args=False)
+        weight, bias, unused = self.weight[some], self.bias[some], self.unused[some]
+        if len(weight) == 1:  # a product of matrices is sooner begun than a sum over indices
+            return F.linear(hidden, weight[0], bias[0]).masked_fill(unused, -torch.inf)
+        return (torch.einsum("...nd,nvd->...nv", hidden, weight) + bias).masked_fill(unused, -torch.inf)
 
 
 class AtOnce(nn.Module):
@@ -155,9 +160,7 @@ class AtOnce(nn.Module):
     def forward(self, hidden: Tensor) -> Categorical:
         """(…, 1, D) → distributions of batch shape (…, n)."""
         logits = self.logits(F.relu(self.inner(hidden.detach().squeeze(-2)))).unflatten(-1, self.unused.shape)
-        return Categorical(
-            logits=F.log_softmax(logits.masked_fill(self.unused, -torch.inf), dim=-1), validate_args=False
-        )
+        return Categorical(logits=logits.masked_fill(self.unused, -torch.inf), validate_args=False)
 
 
 class OneHots(Distribution):

@@ -7,10 +7,12 @@ import copy
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical
 
 from dtrl.acting.context import Context
+from dtrl.heads import Head, Slots
 from dtrl.sequence_model import SequenceModel
 
 Counts = npt.NDArray[np.int64]
@@ -74,14 +76,13 @@ class ModelStream:
 
     def logits(self) -> Tensor:
         """(B, V) log-probabilities of the next token, −∞ for ids that it does not have; V is the largest vocabulary among the rows."""
-        return self.read(self.hidden(), self.positions)
+        return self.read(self.hidden()[:, None], self.positions[:, None])[:, 0]
 
     def feed(self, ids: Tensor) -> Tensor:
         """Append ids (B, n); returns the logits (B, n, V) after each of them."""
         after = self.positions[:, None] + np.arange(1, ids.shape[1] + 1)
         self.tell(ids)
-        logits = self.read(self.states[:, 1:].flatten(0, 1), after.reshape(-1))
-        return logits.view(*ids.shape, logits.shape[-1])
+        return self.read(self.states[:, 1:], after)
 
     def tell(self, ids: Tensor) -> None:
         """Append ids (B, n)."""
@@ -108,18 +109,41 @@ class ModelStream:
         return x
 
     def read(self, states: Tensor, positions: Counts) -> Tensor:
-        """(N, V) log-probabilities of the tokens at `positions` (N,), from the hidden vectors (N, D) before them."""
-        parts, places = {}, positions % len(self.layout)
-        for place in np.unique(places):
-            name, slot = self.layout[place]
-            which = np.flatnonzero(places == place)
-            distribution = self.model.predict(name, states[which], slot) if name in self.model.head_of else None
-            if isinstance(distribution, Categorical):
-                parts[place] = (which, distribution.logits[:, 0])
-        if len(parts) == 1 and len(next(iter(parts.values()))[0]) == len(places):
-            return next(iter(parts.values()))[1]
-        widest = max((logits.shape[-1] for _, logits in parts.values()), default=1)
-        out = states.new_full((len(states), widest), -torch.inf)  # of a token that nothing predicts too
-        for which, logits in parts.values():
-            out[which, : logits.shape[-1]] = logits
-        return out
+        """(B, n, V) log-probabilities of the tokens at `positions` (B, n), one after the other, from the hidden vectors (B, n, D) before them."""
+        places = positions % len(self.layout)
+        if len(places) == 1 or (places == places[0]).all():
+            return joined(self.run_of(states, int(places[0, 0])), dim=1)
+        groups = [np.flatnonzero(places[:, 0] == place) for place in np.unique(places[:, 0])]
+        whole = [joined(self.run_of(states[rows], int(places[rows[0], 0])), dim=1) for rows in groups]
+        return joined(whole, dim=0)[np.argsort(np.concatenate(groups))]
+
+    def run_of(self, states: Tensor, place: int) -> list[Tensor]:
+        """Field by field, (B, n′, V) log-probabilities of the tokens from `place` on; −∞ of those that nothing predicts."""
+        parts, at = [], 0
+        while at < states.shape[1]:
+            name, slot = self.layout[(place + at) % len(self.layout)]
+            end = min(states.shape[1], at + self.model.by_name[name].tokenizer.num_tokens - slot)
+            head = self.model.head_of.get(name)
+            parts.append(
+                head.logits(states[:, at:end], slot).log_softmax(dim=-1)
+                if isinstance(head, Slots)
+                else ids_of(head, states[:, at:end])
+            )
+            at = end
+        return parts
+
+
+def ids_of(head: Head | None, hidden: Tensor) -> Tensor:
+    """(B, n, V) log-probabilities of a head that gives ids, from (B, n, D); −∞ of another one, which says nothing of ids."""
+    distribution = None if head is None else head(hidden)
+    if isinstance(distribution, Categorical):
+        return distribution.logits
+    return hidden.new_full((*hidden.shape[:2], 1), -torch.inf)
+
+
+def joined(parts: list[Tensor], dim: int) -> Tensor:
+    """The parts (…, V) end to end, each with −∞ up to the largest V."""
+    if len(parts) == 1:
+        return parts[0]
+    widest = max(part.shape[-1] for part in parts)
+    return torch.cat([F.pad(part, (0, widest - part.shape[-1]), value=-torch.inf) for part in parts], dim=dim)
