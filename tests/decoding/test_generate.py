@@ -204,7 +204,7 @@ def test_progress_keeps_what_a_row_takes_up_to_its_end():
         ({"config": DecodingConfig(strategy="speculative")}, "strategy speculative needs a draft"),
         ({"draft": NgramDraft()}, "strategy greedy has no use for a draft"),
     ],
-    ids=str,
+    ids=["plan", "steps", "prompt", "no draft", "a draft"],
 )
 def test_what_makes_no_sense_is_refused(markov, options, message):
     asked = {"config": DecodingConfig(), "steps": 3, **options}
