@@ -34,6 +34,7 @@ bench: $(VENV)/.test  ## compare with other implementations (an otherwise idle m
 	$(BIN)/dtrl bench acting --envs 64 --threads 2 --repetitions 20 --json runs/bench/acting-64.json
 	$(BIN)/dtrl bench rollouts --json runs/bench/rollouts.json
 	OMP_NUM_THREADS=1 $(BIN)/dtrl bench contexts --json runs/bench/contexts.json
+	OMP_NUM_THREADS=1 $(BIN)/dtrl bench decoding --json runs/bench/decoding.json
 	$(BIN)/dtrl bench loading --json runs/bench/loading.json
 	$(BIN)/dtrl bench startup --json runs/bench/startup.json
 

@@ -211,6 +211,7 @@ def model_config(
     if context_length is None:
         context_length = settings.get("max_length") or ModelConfig.context_length
     return ModelConfig(
+        attention="window",
         context_length=context_length,
         width=width,
         layers=size(settings, "n_layer", name),
