@@ -32,6 +32,8 @@ from dtrl.windows import field_columns
 
 GOAL = "desired_goal"
 """The part of a goal environment's observation that says what is wanted, by Gymnasium-Robotics' convention."""
+CODE_STEPS = 100
+"""Averaging steps of an action's codes after k-means: what more would bring, the offset says."""
 OFFSET = "offset:"
 """Begins the name of a field that says what the codes of another leave over."""
 DRAFT = "draft:"
@@ -73,6 +75,7 @@ def vq_dt(config: ModelConfig, observation_space: Space, action_space: Space) ->
         if codes is None:
             fields.append(Field(name, binned(config, leaf.space, name), loss_weight=1.0))
             continue
+        codes.options = replace(codes.options, steps=CODE_STEPS)
         offset = Field(f"{OFFSET}{name}", Offset(codes), loss_weight=1.0, in_context=False, source=name)
         fields += [Field(name, codes, loss_weight=1.0), offset]
         heads[offset.name] = HEADS["deterministic"](config.width, offset.tokenizer.token_width)
