@@ -320,6 +320,7 @@ def test_what_is_a_part_of_an_export_cannot_be_changed(policy_for, tmp_path):
         dtrl.load_policy(tmp_path / "export.safetensors", target_return=np.nan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action_space", "options"),
     [
