@@ -4,7 +4,7 @@ The cache is a ring of C slots a sequence: the token at position p (counted from
 its own length, and a reset only sets that to 0; which slots are visible follows from lengths alone, so stale ones need no erasing."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -96,9 +96,10 @@ class Cache:
     def __init__(self, keys_values: Tensor, slots: slice | Tensor, used: int) -> None:
         self.slots = slots
         room = keys_values[:, :, :, slots] if isinstance(slots, slice) else keys_values
-        self.room = room.unbind(0)
-        """By layer: (B, 2 · H_kv, L, D/H) the slots of the new tokens where they are a slice, else all slots."""
-        self.keys, self.values = (part.unbind(0) for part in keys_values.narrow(3, 0, used).chunk(2, dim=2))
+        self.room = by_layer(room)
+        """(B, 2 · H_kv, L, D/H) each: the slots of the new tokens where they are a slice, else all slots."""
+        in_use, heads = keys_values.narrow(3, 0, used), keys_values.shape[2] // 2
+        self.keys, self.values = (by_layer(in_use.narrow(2, begin, heads)) for begin in (0, heads))
 
     def write(self, layer: int, new: Tensor) -> None:
         """Put keys and values (B, 2 · H_kv, L, D/H) of a layer into their slots."""
@@ -112,6 +113,12 @@ class Cache:
         """(B, H, R, D/H) what R queries take from the slots in use, once the keys and values of the L new tokens are in theirs."""
         self.write(layer, new)
         return attend(query, self.keys[layer], self.values[layer], mask, 0.0)
+
+
+def by_layer(keys_values: Tensor) -> Sequence[Tensor] | Tensor:
+    """Of each layer, at its number, a view (B, …) that may be written to."""
+    # autograd lets nobody write to one of several views that were taken at once
+    return keys_values if torch.is_grad_enabled() else keys_values.unbind(0)
 
 
 @dataclass

@@ -200,6 +200,14 @@ def test_chunks_of_any_size_give_the_outputs_of_one_call(name, sizes):
 
 
 @every
+def test_chunks_may_come_while_gradients_are_tracked(name):
+    backbone, x = make(name), tokens()
+    length = x.shape[1]
+    chunked = in_chunks(backbone, x, (length - 1, 1), room(backbone, length, length))
+    assert distance(chunked, backbone(x)[0]) <= TOLERANCE[torch.float32]
+
+
+@every
 @pytest.mark.parametrize("begin", [2, 13])
 @torch.no_grad()
 def test_reading_works_in_chunks_too(name, begin):
