@@ -85,7 +85,11 @@ class ExportedPolicy(Actor):
         if rows is not None and rows < 1:
             raise InputError(f"an export is for 1 environment or more at a time, not {rows}.")
         told = {"return", *policy.observed, *policy.acted}
-        if len(policy.decisions) > 1 or policy.conditions > 1 or not told.issuperset(policy.after + policy.before):
+        by_token = len(policy.decisions) > 1 or any(
+            isinstance(leaf.space, spaces.Box) and policy.model.by_name[name].tokenizer.vocab_size is not None
+            for name, leaf in policy.acted.items()
+        )
+        if by_token or policy.conditions > 1 or not told.issuperset(policy.after + policy.before):
             raise InputError(
                 f"engines run a policy that chooses an action at once from observations and returns, and this one, of preset {policy.config.preset}, does not; "
                 "use engine eager."

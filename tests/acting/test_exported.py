@@ -327,6 +327,7 @@ def test_what_is_a_part_of_an_export_cannot_be_changed(policy_for, tmp_path):
         (ARM, {"preset": "dt_discrete", "bins": 4}),
         (ARM, {"preset": "vq_dt", "bins": 2}),
         (spaces.Discrete(3), {"preset": "tt"}),
+        (spaces.Box(-1, 1, (1,)), {"preset": "dt_discrete"}),
     ],
 )
 def test_what_engines_cannot_run_is_named(policy_for, action_space, options):
