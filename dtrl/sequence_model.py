@@ -4,7 +4,6 @@ A *block* is what one environment step contributes to the sequence: the tokens o
 observation, action) for the Decision Transformer. The hidden vector at a token predicts the token after it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from dtrl.backbones.dropout import dropout
 from dtrl.embeddings import SlotTables, Unseen, embedding
 from dtrl.heads import OneHots, Slots
 from dtrl.tokenizers import Tokenizer
+from dtrl.tokenizers.normalization import no_autocast
 from dtrl.windows import Batch
 
 
@@ -228,11 +228,6 @@ class SequenceModel(nn.Module):
 def full_precision(x: Tensor) -> Tensor:
     """float32 where autocast has made less of it: of the residual stream, to which every layer adds, and of what the heads read."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(x.device.type) else x
-
-
-def no_autocast(device_type: str) -> AbstractContextManager[None]:
-    """Distributions in the precision of the weights; the meta device, on which nothing is computed, has no autocast."""
-    return torch.autocast(device_type, enabled=False) if torch.amp.is_autocast_available(device_type) else nullcontext()
 
 
 def module_name(field: str) -> str:
