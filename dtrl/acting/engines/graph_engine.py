@@ -13,7 +13,7 @@ from dtrl.acting.engines.base import Array, Engine, Part, Run, named
 from dtrl.acting.engines.folding import STANDARDIZE
 from dtrl.acting.engines.operations import OPERATIONS
 from dtrl.acting.engines.past import Sizes
-from dtrl.acting.engines.program import Program
+from dtrl.acting.engines.program import Program, known_document
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,14 +28,7 @@ class GraphEngine(Engine):
 
     @classmethod
     def make(cls, program: "ExportedProgram") -> Part:
-        from dtrl.acting.engines.exporting import as_document
-
-        document, arrays = as_document(program)
-        if unknown := {name for name, *_ in document["nodes"]} - OPERATIONS.keys():
-            raise InputError(
-                f"the graph engine cannot express {', '.join(sorted(unknown))}, which this model uses; use engine eager on cuda."
-            )
-        return document, arrays
+        return known_document(program, "graph", "use engine eager on cuda")
 
     def __init__(self, parts: Mapping[str, Part]) -> None:
         try:

@@ -6,17 +6,32 @@ first, then inputs. Nothing else in it is ever called, so that a program from a 
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.engines.base import picker
+from dtrl.acting.engines.base import Part, picker
 from dtrl.acting.engines.folding import STANDARDIZE, Node, fold_norms, registers_in
 from dtrl.acting.engines.operations import ALIASES, OPERATIONS
 from dtrl.errors import InputError
 
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
 Array = npt.NDArray[Any]
+
+
+def known_document(program: "ExportedProgram", engine: str, remedy: str) -> Part:
+    """A traced program as data (`exporting.as_document`). Raises InputError for an operation that is not among `OPERATIONS`; `remedy` says what to do."""
+    from dtrl.acting.engines.exporting import as_document
+
+    document, arrays = as_document(program)
+    if unknown := {name for name, *_ in document["nodes"]} - OPERATIONS.keys():
+        raise InputError(
+            f"the {engine} engine cannot express {', '.join(sorted(unknown))}, which this model uses; {remedy}."
+        )
+    return document, arrays
 
 
 class Program:
