@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dtrl.acting.state import Begins, kept_steps, refuse_longer, zero_where
+from dtrl.acting.state import Begins, dropped_steps, refuse_longer, zero_where
 from dtrl.backbones import Backbone
 from dtrl.backbones.cache import KeyValueState
 from dtrl.config import ModelConfig
@@ -119,7 +119,7 @@ class Block(Window):
 
     def __init__(self, backbone: Backbone, rows: int, length: int, tokens_per_step: int, width: int) -> None:
         super().__init__(backbone, rows, length, tokens_per_step, width)
-        self.dropped = (length - kept_steps(length) + 1) * tokens_per_step
+        self.dropped = dropped_steps(length) * tokens_per_step
         # a row may be padded past its last token, and the padding needs a slot
         self.state = backbone.initial_state(rows, self.capacity + tokens_per_step)
 
@@ -159,7 +159,7 @@ class Block(Window):
     def start(step: int, length: int) -> int:
         start = 0
         while step - start >= length:
-            start += length - kept_steps(length) + 1
+            start += dropped_steps(length)
         return start
 
 

@@ -52,6 +52,16 @@ def kept_steps(length: int) -> int:
     return max(1, length // 2)
 
 
+def dropped_steps(length: int) -> int:
+    """Steps that a block context drops, of its `length` and the newest."""
+    return length - kept_steps(length) + 1
+
+
+def refilled_tokens(length: int, tokens: int, before: int) -> int:
+    """Tokens that are left then, of `tokens` a step: the newest step's last `before` come only with the next call."""
+    return kept_steps(length) * tokens - before
+
+
 def refuse_longer(step: int, length: int) -> NoReturn:
     """What a `full` context says of an episode that is longer than those the model has seen."""
     raise InputError(

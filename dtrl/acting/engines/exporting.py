@@ -19,7 +19,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from dtrl.acting.state import kept_steps
+from dtrl.acting.state import refilled_tokens
 from dtrl.backbones import Transformer
 from dtrl.backbones.cache import GivenPast
 from dtrl.errors import InputError
@@ -207,7 +207,7 @@ def export_programs(
     }
     programs = {"step": trace(step, inputs | memory, dims | memory_dims)}
     if policy.context == "block":
-        kept = kept_steps(policy.context_length) * tokens - policy.tokens_after
+        kept = refilled_tokens(policy.context_length, tokens, policy.tokens_after)
         refill = torch.zeros(batch, kept, model.width)
         programs["refill"] = trace(
             Refill(model, list(policy.acted), kept, past), {"tokens": refill}, {"tokens": {0: b}}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.acting.state import Begins, kept_steps, refuse_longer
+from dtrl.acting.state import Begins, dropped_steps, refilled_tokens, refuse_longer
 
 Array = npt.NDArray[Any]
 FIRST_SLOTS = 64
@@ -45,12 +45,12 @@ class Sizes:
     @property
     def dropped(self) -> int:
         """Tokens that a refill leaves out."""
-        return (self.length - kept_steps(self.length) + 1) * self.tokens
+        return dropped_steps(self.length) * self.tokens
 
     @property
     def kept(self) -> int:
         """L tokens that a refill begins with."""
-        return kept_steps(self.length) * self.tokens - self.before
+        return refilled_tokens(self.length, self.tokens, self.before)
 
     @property
     def first_slots(self) -> int:
