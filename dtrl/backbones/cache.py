@@ -77,10 +77,9 @@ class KeyValueState:
         lengths = torch.from_numpy(self.lengths).to(device)[:, None]
         positions = lengths + torch.arange(new, device=device)
         newest = lengths + (new - 1)
-        slot_positions = newest - (newest - torch.arange(used, device=device)) % capacity
         return (
             lambda: positions,
-            additive(visible(positions, slot_positions, band)[:, None], dtype),
+            additive(visible(positions, in_slots(newest, used, capacity, device), band)[:, None], dtype),
             Cache(self.keys_values, positions % capacity, used),
         )
 
@@ -180,12 +179,13 @@ def known_mask(
     ):  # training may take it from the cache, and cannot use what was made in inference mode
         positions = torch.arange(length, length + new, device=device)
         newest = length + new - 1
-        return additive(
-            visible(
-                positions, newest - (newest - torch.arange(min(capacity, newest + 1), device=device)) % capacity, band
-            ),
-            dtype,
-        )
+        held = in_slots(newest, min(capacity, newest + 1), capacity, device)
+        return additive(visible(positions, held, band), dtype)
+
+
+def in_slots(newest: Tensor | int, used: int, capacity: int, device: torch.device | str) -> Tensor:
+    """(…, S) the position that each of the first `used` slots of a ring holds, once it holds that of the `newest` (…, 1); negative where it is empty."""
+    return newest - (newest - torch.arange(used, device=device)) % capacity
 
 
 def growing_mask(new: int, used: int, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -16,7 +16,7 @@ from dtrl.acting.engines.base import Array, named
 from dtrl.acting.engines.past import Extent, Sizes
 from dtrl.acting.engines.program import Program
 from dtrl.acting.state import Begins
-from dtrl.backbones.cache import additive, visible
+from dtrl.backbones.cache import additive, in_slots, visible
 
 
 class DeviceCall:
@@ -144,9 +144,8 @@ class DeviceCall:
         """(B, 1, m, C + m) additive: over the slots, each of which holds the newest token that fell to it, then over the call's own tokens."""
         assert self.extent is not None
         slots, tokens = self.keys_values.shape[3], positions.shape[1]
-        newest = base[:, None] - 1
-        in_slots = newest - (newest - torch.arange(slots, device=self.device)) % slots
-        seen = visible(positions, torch.cat([in_slots, positions], dim=1), self.extent.sizes.band)
+        held = in_slots(base[:, None] - 1, slots, slots, self.device)
+        seen = visible(positions, torch.cat([held, positions], dim=1), self.extent.sizes.band)
         itself = torch.eye(tokens, dtype=torch.bool, device=self.device)
         return additive(seen | torch.nn.functional.pad(itself, (slots, 0)), torch.float32)[:, None]
 
