@@ -127,8 +127,7 @@ class Slots(nn.Module):
         maps = [nn.Linear(width, vocab_size) for _ in range(tokens)]
         self.weight = nn.Parameter(torch.stack([one.weight.detach() for one in maps]))
         self.bias = nn.Parameter(torch.stack([one.bias.detach() for one in maps]))
-        limits = torch.tensor(list(sizes or [vocab_size] * tokens))
-        self.register_buffer("unused", torch.arange(vocab_size) >= limits[:, None], persistent=False)
+        self.register_buffer("unused", unused_ids(tokens, vocab_size, sizes), persistent=False)
 
     def forward(self, hidden: Tensor, slot: int = 0) -> Categorical:
         """(…, n′, D) hidden vectors before the tokens of n′ slots from `slot` on → their distributions, of batch shape (…, n′)."""
@@ -154,13 +153,17 @@ class AtOnce(nn.Module):
     def __init__(self, width: int, tokens: int, vocab_size: int, sizes: Sequence[int] | None = None) -> None:
         super().__init__()
         self.inner, self.logits = nn.Linear(width, 2 * width), nn.Linear(2 * width, tokens * vocab_size)
-        limits = torch.tensor(list(sizes or [vocab_size] * tokens))
-        self.register_buffer("unused", torch.arange(vocab_size) >= limits[:, None], persistent=False)
+        self.register_buffer("unused", unused_ids(tokens, vocab_size, sizes), persistent=False)
 
     def forward(self, hidden: Tensor) -> Categorical:
         """(…, 1, D) → distributions of batch shape (…, n)."""
         logits = self.logits(F.relu(self.inner(hidden.detach().squeeze(-2)))).unflatten(-1, self.unused.shape)
         return Categorical(logits=logits.masked_fill(self.unused, -torch.inf), validate_args=False)
+
+
+def unused_ids(tokens: int, vocab_size: int, sizes: Sequence[int] | None) -> Tensor:
+    """(n, V) bool: the ids that slots of these sizes do not have; None where all have all."""
+    return torch.arange(vocab_size) >= torch.tensor(list(sizes or [vocab_size] * tokens))[:, None]
 
 
 class OneHots(Distribution):
