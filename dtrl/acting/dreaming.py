@@ -108,7 +108,7 @@ def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> M
             tokens = policy.tokens_of(state.actions)
             policy.decide(state, hidden, partial(recorded_ones, tokens))
             state.reward = np.asarray(prompt.rewards[at], dtype=np.float64)
-    return ModelStream(policy.model, state.context, policy.model.tokens_of(policy.before), state.timesteps, hidden)
+    return policy.stream(state, hidden)
 
 
 def whole_episode(

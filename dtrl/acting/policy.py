@@ -20,6 +20,7 @@ from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
 from dtrl.acting.searching import check_search, search
 from dtrl.acting.state import Begins, PolicyState
+from dtrl.acting.stream import ModelStream
 from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.decoding import choose, mask_actions
@@ -193,6 +194,11 @@ class Policy(Actor):
                 x = model.embed_ids(name, ids, decision.slot, self.tensor(state.timesteps))
                 hidden = state.context.extend(x.repeat(self.conditions, 1, 1))
         return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
+
+    def stream(self, state: PolicyState, hidden: Tensor) -> ModelStream:
+        """The tokens so far, of which an action's first comes next, on the state's own context; `hidden` is what `look` gave."""
+        timesteps = np.tile(state.timesteps, self.conditions)
+        return ModelStream(self.model, state.context, self.model.tokens_of(self.before), timesteps, hidden)
 
     def mask_part(self, decision: Decision) -> slice | None:
         """Of an action mask: the entries that are about this decision, None for all."""

@@ -35,9 +35,8 @@ def search(
 
     Raises InputError where the policy's actions are no ids, and for what its preset cannot do."""
     check_search(policy, config)
-    model, decisions, rows = policy.model, policy.decisions, len(state.timesteps)
-    timesteps = np.tile(state.timesteps, policy.conditions)
-    stream = ModelStream(model, state.context, model.tokens_of(policy.before), timesteps, hidden)
+    decisions, rows = policy.decisions, len(state.timesteps)
+    stream = policy.stream(state, hidden)
     if config.strategy == "plan":
         ids = plan(stream, config, state.generators, policy.data.discount).actions[:, 0, : len(decisions)]
     else:

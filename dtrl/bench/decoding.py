@@ -1,5 +1,6 @@
 """What choosing costs: the strategies of decoding, each beside the same model without it, without its cache, or without its draft."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dtrl.acting import Policy
 from dtrl.acting.context import Counts, Full
+from dtrl.acting.dreaming import after_prompt
 from dtrl.acting.planning import plan
 from dtrl.acting.searching import draft_of
 from dtrl.acting.state import Begins, PolicyState
@@ -22,6 +24,7 @@ from dtrl.decoding.progress import Progress, Stop
 from dtrl.decoding.speculative import speed_up
 from dtrl.training.trainer import Trainer
 from dtrl.trajectories import Trajectories
+from dtrl.windows import Windows
 
 __all__ = ["run", "table"]
 
@@ -166,33 +169,15 @@ def planning_row(plans: int, horizon: int, beam_width: int, threads: int) -> dic
 
 def streams_after(policy: Policy, data: Trajectories, steps: int) -> tuple[ModelStream, ModelStream]:
     """Two streams whose next token is an action's first, after the same steps: on the policy's context, and on one without a cache."""
-    model, state = policy.model, policy.initial_state(1)
+    model, known = policy.model, policy.model.tokens_of(policy.before)
     with torch.inference_mode():
-        for step in range(steps):
-            first = np.ones(1, dtype=bool) if step == 0 else None
-            policy.advance(state, first)
-            hidden = policy.look(state, {"": data.observations[step : step + 1]}, first)
-            if step < steps - 1:
-                state.actions = {"": data.actions[step : step + 1]}
-                given = policy.tokens_of(state.actions)
-                policy.decide(state, hidden, lambda _, decision, given=given: decision.part(given))  # type: ignore[misc]
-        names = [f.name for f in model.fields if f.in_context]
-        values = {"observation": data.observations, "action": data.actions}
-        values |= {
-            "reward": np.zeros(steps, np.float32),
-            "value": np.zeros(steps, np.float32),
-            "terminal": np.zeros(steps, np.int64),
-        }
-        batch = {name: torch.from_numpy(np.ascontiguousarray(column[:steps]))[None] for name, column in values.items()}
-        everything = model.embed(names, batch, torch.arange(steps)[None])
-        tokens = everything[:, : (steps - 1) * model.tokens_per_step + model.tokens_of(policy.before)]
-        recomputed = Recomputed(model.backbone, tokens[:, :-1])
-        before = model.tokens_of(policy.before)
-        again = recomputed.extend_all(tokens[:, -1:])[:, -1]
-    return (
-        ModelStream(model, state.context, before, state.timesteps, hidden),
-        ModelStream(model, recomputed, before, state.timesteps, again),
-    )
+        cached = after_prompt(policy, data.select([0]), steps)
+        batch = Windows(data, steps, 1, names=model.sources).gather(np.zeros(1, np.int64))
+        everything = model.embed([f.name for f in model.fields if f.in_context], batch.values, batch.timesteps)
+        tokens = everything[:, : (steps - 1) * model.tokens_per_step + known]
+        context = Recomputed(model.backbone, tokens[:, :-1])
+        hidden = context.extend(tokens[:, -1:])
+    return cached, ModelStream(model, context, known, np.array([steps - 1]), hidden)
 
 
 # speculation
@@ -229,9 +214,7 @@ def speculation_of(policy: Policy, guesses: int) -> dict[str, float]:
     with torch.inference_mode():
         policy.advance(state, None)
         hidden = policy.look(state, {"": random.standard_normal((1, CHEETAH[0]), np.float32)}, None)
-        stream = ModelStream(
-            policy.model, state.context, policy.model.tokens_of(policy.before), state.timesteps, hidden
-        )
+        stream = policy.stream(state, hidden)
         progress = Progress(1, CHEETAH[1], Stop(), None, hidden.device)
 
         def guess() -> None:
@@ -272,15 +255,13 @@ def made_up(width: int, action_space: spaces.Space[Any]) -> Trajectories:
     """Episodes of a behaviour that can be learnt: each dimension of an action follows from the observation, up to a tenth of its range of noise; ids are
     the largest of as many numbers."""
     random = np.random.default_rng(0)
-    dimensions = (
-        ACTIONS if isinstance(action_space, spaces.Discrete) else CHEETAH[1] if width == CHEETAH[0] else HOPPER[1]
-    )
+    discrete = isinstance(action_space, spaces.Discrete)
+    dimensions = ACTIONS if discrete else math.prod(action_space.shape or ())
     weights = random.standard_normal((width, dimensions)) / np.sqrt(width)
     episodes = []
     for _ in range(20):
         observations = random.standard_normal((101, width)).astype(np.float32)
         numbers = np.tanh(observations[:-1] @ weights) + 0.1 * random.standard_normal((100, dimensions))
-        discrete = isinstance(action_space, spaces.Discrete)
         episodes.append(
             {
                 "observations": observations,
