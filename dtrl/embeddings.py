@@ -31,6 +31,8 @@ class SlotTables(nn.Module):
     def __init__(self, slots: int, vocab_size: int, width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(slots * vocab_size, width)
+        # torch's unit deviation would drown the timestep that is added, and with it which of many tokens are of the same step
+        nn.init.normal_(self.table.weight, std=0.02)
         self.register_buffer("first", torch.arange(slots) * vocab_size, persistent=False)
 
     def forward(self, ids: Tensor, slot: int = 0) -> Tensor:
