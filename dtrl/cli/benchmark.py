@@ -57,9 +57,9 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from dtrl.pool import cores
     from dtrl.suites import load_suite, run_suite
     from dtrl.suites.benchmark import HTML_FILE, MARKDOWN_FILE, with_changes
-    from dtrl.suites.pool import cores
     from dtrl.suites.table import markdown
 
     suite = load_suite(arguments.suite)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from dtrl.collect.environments import check_environment
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
+from dtrl.pool import Done, run_tasks
 from dtrl.presets import resolve, training_data
 from dtrl.suites.cells import Cell, cells_of, is_finished
 from dtrl.suites.data import Prepared, Source, data_options, find, make, prepare
-from dtrl.suites.pool import Done, run_tasks
 from dtrl.suites.results import results_of
 from dtrl.suites.running import RunCell, chosen
-from dtrl.suites.suite import Suite
+from dtrl.suites.suite import Suite, read_seeds
 from dtrl.trajectories import load_trajectories
 
 RESULTS_FILE, MARKDOWN_FILE, HTML_FILE = "results.json", "results.md", "results.html"
@@ -161,12 +161,10 @@ def write_results(benchmark: Benchmark) -> dict[str, Any]:
 
 def with_changes(suite: Suite, changes: Mapping[str, Any]) -> Suite:
     """The suite with another protocol or other seeds, for all of its datasets."""
-    from dataclasses import replace
-
     protocol = {name: value for name, value in changes.items() if name != "seeds"}
     datasets = tuple(
         replace(d, protocol={name: value for name, value in d.protocol.items() if name not in protocol})
         for d in suite.datasets
     )
-    seeds = tuple(range(changes["seeds"])) if "seeds" in changes else suite.seeds
+    seeds = read_seeds(changes["seeds"], suite.source) if "seeds" in changes else suite.seeds
     return replace(suite, protocol=replace(suite.protocol, **protocol), datasets=datasets, seeds=seeds)

@@ -192,7 +192,12 @@ def read_dataset(table: Mapping[str, Any], where: str) -> SuiteDataset:
     if not values.get("id") and not values.get("recipe"):
         raise InputError(f"{where} has neither id nor recipe; name the data by one of them.")
     if "recipe" in values and not values.get("id"):
-        values["id"] = load_recipe(recipe_path(values["recipe"], where)).id
+        try:
+            values["id"] = load_recipe(recipe_path(values["recipe"], where)).id
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+    if "label" in values and not LABEL.fullmatch(values["label"]):
+        raise InputError(f"{where}: label {values['label']!r} cannot name a folder; {LABEL_MAY}.")
     return SuiteDataset(**values, protocol=make_values(Protocol, protocol, where), options=read_options(options, where))
 
 
@@ -264,7 +269,7 @@ def check_suite(suite: Suite) -> None:
             if name not in ids:
                 raise InputError(f"{where}: {entry.label} has a file for {name!r}; {did_you_mean(name, ids)}")
     for dataset in suite.datasets:
-        suite.protocol_of(dataset)
+        make(Protocol, {**dataclasses.asdict(suite.protocol), **dataset.protocol}, f"{where}: dataset {dataset.name}")
         for entry in suite.entries:  # each table alone is right, and together they may contradict each other
             read_options(suite.options_of(dataset, entry), f"{where}: {entry.label} on {dataset.name}")
 

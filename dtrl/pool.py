@@ -114,9 +114,6 @@ def run_tasks(tasks: Mapping[str, Task], jobs: int, modules: Sequence[str] = ())
 def serve(connection: "Connection[Any, Any]", modules: tuple[str, ...]) -> None:
     """What the process does: run what comes until nothing more can come."""
     follow_parent()
-    import torch
-
-    torch.set_num_threads(1)
     while True:
         try:
             task = connection.recv()
