@@ -77,6 +77,7 @@ def prepare_suite(
     for source in sources:
         check_files(suite, source)
     make_missing(sources, jobs, modules, say)
+    sources = [find(suite, source.dataset) for source in sources]  # as data that were there before are found
     prepared = [prepare(suite, source) for source in sources]
     for p in prepared:
         check_entries(suite, p)
