@@ -45,7 +45,7 @@ class Interval:
 
 def mean(scores: Sequence[Array]) -> Array:
     """Mean over the datasets of the mean over the seeds: each dataset counts alike."""
-    return np.mean([x.mean(axis=-1) for x in scores], axis=0)
+    return np.asarray(np.mean([x.mean(axis=-1) for x in scores], axis=0))
 
 
 def median(scores: Sequence[Array]) -> Array:

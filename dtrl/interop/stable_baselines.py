@@ -57,16 +57,33 @@ class ArrayActor(Actor):
             self.policy.action(seen(observation, self.space), random, temperature)
             for observation, random in zip(observations[""], state.generators, strict=True)
         ]
-        actions = np.stack(rows)
+        actions = np.stack(rows).reshape(len(rows), *(self.action_space.shape or ()))
         if isinstance(self.action_space, spaces.Discrete):
             actions = actions + self.action_space.start
         return {"": self.limits["action"](actions)}
 
+    def check_decoding(self) -> None:
+        """Raise InputError for what means nothing to such a policy: it has one distribution, and it may have none."""
+        useless = [name for name in self.decoding.changed if name not in ("strategy", "temperature")]
+        if useless or self.decoding.strategy not in ("greedy", "sample"):
+            what = ", ".join(useless) or f"strategy {self.decoding.strategy}"
+            raise InputError(
+                f"{self.data.dataset} goes with strategy greedy or sample and a temperature, not with {what}."
+            )
+        if not self.decoding.greedy and not self.policy.has_spread:
+            raise InputError(f"{self.data.dataset} holds no distribution to draw from; leave --strategy to greedy.")
 
-def load_actor(path: str | os.PathLike[str], env: str, statistics: str | os.PathLike[str] | None = None) -> ArrayActor:
+
+def load_actor(
+    path: str | os.PathLike[str],
+    env: str,
+    statistics: str | os.PathLike[str] | None = None,
+    decoding: DecodingConfig | None = None,
+) -> ArrayActor:
     """The policy of a model saved by Stable-Baselines3 (.zip) or of plain arrays (.npz), as it acts in an environment: an id, or an EnvSpec in JSON.
 
-    `statistics` are those of a VecNormalize with which it was trained, as an .npz or .json file. Raises InputError where a file cannot be read, is of another
+    `statistics` are those of a VecNormalize with which it was trained, as an .npz or .json file. `decoding` greedy (the default) takes the most likely action,
+    sample draws at its temperature. Raises InputError where a file cannot be read, is of another
     kind of policy (recurrent, of images, of several inputs), or does not fit the environment's spaces."""
     path = Path(path)
     if path.suffix not in ENDINGS:
@@ -74,15 +91,17 @@ def load_actor(path: str | os.PathLike[str], env: str, statistics: str | os.Path
     made = make_environment(env)
     shown, acted = made.observation_space, made.action_space
     made.close()
-    if not isinstance(shown, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise InputError(f"policy {path} sees vectors, and the observations of {env} are {shown}; give another --env.")
+    if not isinstance(shown, spaces.Box | spaces.Discrete) or not isinstance(acted, spaces.Box | spaces.Discrete):
+        raise InputError(
+            f"policy {path} can see and act a Box or a Discrete space alone, and {env} has {shown} and {acted}; give another --env."
+        )
     if path.suffix == ".zip":
         policy = load_zip(path, shown, acted, deterministic=True, images=statistics is None)
     else:
         policy = load_array_policy(path)
     if statistics is not None:
         policy = with_statistics(policy, Path(statistics))
-    return ArrayActor(fitted(policy, shown, acted, f"policy {path} in {env}"), path.name, env)
+    return ArrayActor(fitted(policy, shown, acted, f"policy {path} in {env}"), path.name, env, decoding)
 
 
 def summary(name: str, env: str) -> DataSummary:

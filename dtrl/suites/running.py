@@ -85,7 +85,8 @@ class Choosing:
         if not due or event.update in self.means:
             return
         policy = event.policy.variant(decoding=self.decoding)
-        mean = evaluated(self.cell, policy, self.cell.eval_episodes, CHOOSING_SEEDS).targets[0].mean
+        report = evaluated(self.cell, policy, self.cell.eval_episodes, CHOOSING_SEEDS)
+        mean = float(np.mean(report.targets[0].returns))
         if not self.means or mean > max(self.means.values()):  # of equal ones the earliest
             event.policy.save(self.cell.folder / BEST_FILE)
         self.means[event.update] = mean

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dtrl.pool import Done
-from dtrl.suites import benchmark
+from dtrl.suites import benchmark, page
 from dtrl.suites.suite import read_suite
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def read():
 
 @pytest.fixture
 def here(monkeypatch):
-    """Has tasks run in this process: a new one takes seconds."""
+    """Has tasks run in this process, as a new one takes seconds, and no plots drawn."""
 
     def run_tasks(tasks, jobs, modules=()):
         for name, task in tasks.items():
@@ -47,3 +47,4 @@ def here(monkeypatch):
                 yield Done(name, 0.0, None)
 
     monkeypatch.setattr(benchmark, "run_tasks", run_tasks)
+    monkeypatch.setattr(page, "PLOTS", {})

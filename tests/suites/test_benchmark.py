@@ -13,11 +13,12 @@ import dtrl
 from dtrl.collect import load_recipe, make_dataset
 from dtrl.errors import InputError
 from dtrl.evaluation.aggregates import aggregate, iqm
-from dtrl.suites import benchmark, run_suite, running
+from dtrl.suites import benchmark, page, run_suite, running
 from dtrl.suites.data import why_missing
 from dtrl.suites.table import interval, markdown
 
 DATASET = "tests/cartpole-v0"
+PLOTS = page.PLOTS
 
 
 def cell_files(folder):
@@ -45,7 +46,8 @@ def test_a_suite_is_run_told_and_then_kept(table, read, here, tmp_path):
     assert "6 of 6 cells are finished already" in lines
 
 
-def test_the_tables_say_what_the_cells_say(table, read, here, tmp_path):
+def test_the_tables_say_what_the_cells_say(table, read, here, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "PLOTS", PLOTS)
     results = run_suite(read(table), tmp_path)
     data = dtrl.load_trajectories(DATASET)
     [row] = results["datasets"]
@@ -66,10 +68,10 @@ def test_the_tables_say_what_the_cells_say(table, read, here, tmp_path):
     assert text == markdown(results)
     assert interval(expected.to_list()) in text
     assert f"| {DATASET} | 4 | 3 |" in text
-    page = (tmp_path / "results.html").read_text()
-    assert interval(expected.to_list()) in page
-    assert page.count("data:image/png;base64,") == 2
-    assert not re.search(r"<script|https?://(?!arxiv)", page), "it needs no other file"
+    document = (tmp_path / "results.html").read_text()
+    assert interval(expected.to_list()) in document
+    assert document.count("data:image/png;base64,") == 2
+    assert not re.search(r"<script|https?://|<link", document), "it needs no other file"
     assert (tmp_path / "profiles.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -122,7 +124,7 @@ def test_other_settings_are_refused_and_named(table, read, here, tmp_path):
         with pytest.raises(InputError, match=rf"seed-0 was begun otherwise \({words}\)"):
             run_suite(read(table | change), tmp_path)
     table["entry"][0]["dropout"] = 0.5
-    with pytest.raises(InputError, match="option dropout None → 0.5"):
+    with pytest.raises(InputError, match=r"option dropout None → 0\.5"):
         run_suite(read(table), tmp_path)
     del table["entry"][0]["dropout"]
     run_suite(read(table | {"seeds": 2}), tmp_path)  # more seeds are more cells
@@ -222,7 +224,7 @@ def test_what_does_not_go_with_the_data_is_refused_before_anything_runs(table, r
     with pytest.raises(InputError, match=f"DT on {DATASET}: head 'gaussian' does not fit"):
         run_suite(read(table), tmp_path)
     table["dataset"] = [{"id": "nobody/has-this-v0"}]
-    with pytest.raises(InputError, match="dataset nobody/has-this-v0: .* is not in"):
+    with pytest.raises(InputError, match=r"dataset nobody/has-this-v0: .* is not in"):
         run_suite(read(table), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -244,3 +246,19 @@ def test_data_without_a_scale_need_one(table, read, here, tmp_path, random_traje
     del table["dataset"][0]["env"]
     with pytest.raises(InputError, match="its data name no environment"):
         run_suite(read(table), tmp_path)
+
+
+def test_a_policy_of_a_file_stands_in_the_tables(table, read, here, tmp_path):
+    from stable_baselines3 import PPO
+
+    PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=0, device="cpu").save(tmp_path / "model.zip")
+    table["entry"] = [{"label": "PPO", "kind": "policy", "files": {DATASET: str(tmp_path / "model.zip")}}]
+    results = run_suite(read(table), tmp_path / "runs")
+    assert [row["seed"] for row in results["cells"]] == [0, 1]
+    assert "best" not in results["cells"][0]
+    last, best = (results["checkpoints"][name]["overall"]["PPO"] for name in ("last", "best"))
+    assert last == best
+    table["entry"][0]["files"][DATASET] = str(tmp_path / "none.zip")
+    with pytest.raises(InputError, match=r"none\.zip cannot be read"):
+        run_suite(read(table), tmp_path / "others")
+    assert not (tmp_path / "others").exists()
