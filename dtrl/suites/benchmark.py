@@ -128,8 +128,8 @@ def check_entries(suite: Suite, prepared: Prepared) -> None:
 
 def run_cells(benchmark: Benchmark, jobs: int, modules: Sequence[str] = (), say: Say = print) -> None:
     """Run the cells that are not finished. What went wrong is kept in `benchmark.failed`, with a trace in the cell's error.txt."""
-    todo = {cell.name: cell for cell in benchmark.todo}
-    kept = len(benchmark.cells) - len(todo)
+    todo = {cell.name: cell for cell in benchmark.todo if cell.entry.kind != "external"}
+    kept = len(benchmark.cells) - len(benchmark.todo)
     if kept:
         say(f"{kept} of {len(benchmark.cells)} cells are finished already")
     for number, done in enumerate(run_tasks({n: RunCell(c) for n, c in todo.items()}, jobs, modules), kept + 1):

@@ -58,8 +58,9 @@ class Cell:
         }
         if self.entry.kind == "policy":
             shared["file"] = None if self.file is None else str(self.file)
-        if self.entry.kind == "train":
+        if self.entry.kind in ("train", "external"):
             shared |= {"updates": self.updates, "eval_every": self.eval_every, "eval_episodes": self.eval_episodes}
+        if self.entry.kind == "train":
             shared |= {f"option {name}": value for name, value in self.options.items()}
         result = plain(shared)
         assert isinstance(result, dict)

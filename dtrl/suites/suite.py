@@ -24,6 +24,7 @@ KINDS = {
     "train": "a preset, trained on the dataset",
     "policy": "a policy of a file: one saved by Stable-Baselines3 (.zip), or of plain arrays (.npz)",
     "behaviour": "what recorded the dataset: its own episodes",
+    "external": "another program, which writes its cells, such as benchmarks/transformers_peer.py; they are told where they are there",
 }
 """What an entry may be."""
 LABEL = re.compile(r"[^\W_][\w .,%+()=-]*")
