@@ -98,7 +98,8 @@ class ModelConfig:
     preset: str = option(
         "dt",
         "the method: dt (Decision Transformer), dt_discrete (the same with binned action dimensions, one after the other), tt (Trajectory Transformer), "
-        "vq_dt (codes of whole actions, and what they leave over), bc (behaviour cloning), filtered_bc (cloning the best episodes)",
+        "vq_dt (codes of whole actions, and what they leave over), bc (behaviour cloning), filtered_bc (cloning the best episodes), "
+        "rvs (cloning by an MLP that is told the return too)",
     )
     context_length: int = option(20, "steps the model looks back, K; 20 in the paper's MuJoCo experiments")
     attention: str | None = option(

@@ -6,6 +6,10 @@ class InputError(ValueError):
     expected, and what to do; the command line prints it and leaves with exit code 2."""
 
 
+class CellsFailedError(Exception):
+    """Some runs of a benchmark failed, and the others' results are written; the command line prints the message and leaves with exit code 1."""
+
+
 def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """The words "did you mean x?" for the known name nearest to `name`, or the list of known names: the end of a message."""
     import difflib

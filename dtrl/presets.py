@@ -100,10 +100,21 @@ def tt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
 
 def bc(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
     """Behaviour cloning: the action from the observation alone, by an MLP. `filtered_bc` is the same network on the best episodes of the data."""
-    fields = [
-        *fields_of("observation", observation_space, "standardize"),
-        *fields_of("action", action_space, "bounds", loss_weight=1.0, in_context=False),
-    ]
+    return pointwise(config, fields_of("observation", observation_space, "standardize"), action_space)
+
+
+def rvs(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
+    """Return-conditioned behaviour cloning by an MLP [Emmons et al. 2022, RvS-R, arXiv:2112.10751]: the action from the observation and the return that is
+    still wanted, without a past.
+
+    The paper gives the return as an average over the steps that are left until the horizon; here it is the same return-to-go that a Decision Transformer
+    is given, in one token with the observation, so that the two differ by the sequence alone."""
+    return pointwise(config, joined(conditions(config, observation_space)), action_space)
+
+
+def pointwise(config: ModelConfig, seen: Sequence[Field], action_space: Space) -> SequenceModel:
+    """An MLP on the one token that the fields make at every step."""
+    fields = [*seen, *fields_of("action", action_space, "bounds", loss_weight=1.0, in_context=False)]
     backbone = Pointwise(config.width, config.layers, config.dropout, config.activation)
     return SequenceModel(
         fields,
@@ -122,6 +133,7 @@ PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {
     "tt": tt,
     "bc": bc,
     "filtered_bc": bc,
+    "rvs": rvs,
 }
 BINS = {"dt_discrete": (256, "uniform"), "vq_dt": (16, "codes"), "tt": (100, "quantile")}
 """Presets of ids → how many bins or codes, and which, by default: RT-1's 256 [Brohan et al. 2022, arXiv:2212.06817, §5], VQ-BeT's 16 in each of two

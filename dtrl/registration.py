@@ -18,10 +18,32 @@ if TYPE_CHECKING:
 PACKAGES = {"ALE/": "ale_py", "BabyAI-": "minigrid", "Fetch": "gymnasium_robotics", "MiniGrid-": "minigrid"}
 """Beginning of an environment's id → the package that registers it when it is imported."""
 
+EXTRAS = {
+    "gymnasium.envs.box2d.": "box2d",
+    "gymnasium.envs.classic_control.": "classic",
+    "gymnasium.envs.mujoco.": "mujoco",
+    "minigrid.": "minigrid",
+}
+"""Beginning of the module that an environment's code is in → the extra of dtrl that installs what it needs."""
+
 
 def package_of(env_id: str) -> str | None:
     """The one of `PACKAGES` that registers an environment."""
     return next((package for beginning, package in PACKAGES.items() if env_id.startswith(beginning)), None)
+
+
+def install_hint(env_id: str) -> str:
+    """What installs the packages that an environment needs: `pip install 'dtrl[box2d]'`, or a package; "" where dtrl does not know."""
+    import gymnasium
+
+    spec = gymnasium.registry.get(env_id)
+    code = spec.entry_point if spec is not None and isinstance(spec.entry_point, str) else ""
+    package = package_of(env_id)
+    code = code or f"{package}."
+    extra = next((extra for beginning, extra in EXTRAS.items() if code.startswith(beginning)), None)
+    if extra is not None:
+        return f"`pip install 'dtrl[{extra}]'`"
+    return f"`pip install {package}`" if package is not None else ""
 
 
 def import_packages(env_id: str, options: Mapping[str, Any] | None = None) -> None:

@@ -97,6 +97,7 @@ def test_wheel_holds_the_tree_and_nothing_else(built):
     expected = {f"dtrl/{path.relative_to(ROOT / 'dtrl').as_posix()}" for path in (ROOT / "dtrl").rglob("*.py")}
     expected |= {f"dtrl/envs/{path.name}" for path in (ROOT / "envs").glob("*.py")}
     expected |= {f"dtrl/datasets/{path.name}" for path in (ROOT / "datasets").glob("*.toml")}
+    expected |= {f"dtrl/suites/{path.name}" for path in (ROOT / "dtrl" / "suites").glob("*.toml")}
     assert names == expected | {"dtrl/py.typed"}
 
 

@@ -194,7 +194,7 @@ def test_filtered_cloning_learns_from_the_best_episodes(random_trajectories):
 
 @pytest.mark.parametrize(
     ("preset", "suggestion"),
-    [("filtered-bc", "did you mean 'filtered_bc'"), ("zzz", "known: dt, dt_discrete, vq_dt, tt, bc, filtered_bc")],
+    [("filtered-bc", "did you mean 'filtered_bc'"), ("zzz", "known: dt, dt_discrete, vq_dt, tt, bc, filtered_bc, rvs")],
 )
 def test_an_unknown_preset_names_the_nearest(random_trajectories, preset, suggestion):
     with pytest.raises(InputError, match=f"preset '{preset}' is unknown; {suggestion}"):

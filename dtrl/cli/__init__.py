@@ -1,7 +1,7 @@
 """The command line: `dtrl VERB …`. It parses, calls the library and prints; every decision is made below it.
 
-Exit codes: 0 done, 2 wrong input (one sentence on stderr), 130 or 143 interrupted after a checkpoint. Starting is fast because a verb's modules
-(torch, Gymnasium, Minari) are imported when it runs."""
+Exit codes: 0 done, 1 some runs of a benchmark failed, 2 wrong input (one sentence on stderr), 130 or 143 interrupted after a checkpoint. Starting is
+fast because a verb's modules (torch, Gymnasium, Minari) are imported when it runs."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from dtrl.errors import InputError
+from dtrl.errors import CellsFailedError, InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,12 +22,12 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     """All verbs with their flags."""
     from dtrl import __version__
-    from dtrl.cli import bench, datasets, demo, dream, evaluate, export, tokenizers, train
+    from dtrl.cli import bench, benchmark, datasets, demo, dream, evaluate, export, tokenizers, train
 
     parser = Parser(prog="dtrl", description="Decision Transformers: reinforcement learning as sequence modelling.")
     parser.add_argument("--version", action="version", version=f"dtrl {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for module in (train, evaluate, dream, datasets, tokenizers, export, bench, demo):
+    for module in (train, evaluate, dream, datasets, tokenizers, export, benchmark, bench, demo):
         module.add_parser(verbs)
     return parser
 
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"dtrl: {error}", file=sys.stderr)
         return 2
+    except CellsFailedError as error:
+        print(f"dtrl: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         print(f"dtrl: {str(error) or 'interrupted.'}", file=sys.stderr)
         return 128 + int(getattr(error, "number", 2))

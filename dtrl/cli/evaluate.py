@@ -2,10 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dtrl.cli.arguments import add_decoding, add_json, add_modules, add_workers, decoding_of
 from dtrl.errors import InputError
+
+if TYPE_CHECKING:
+    from dtrl.acting import ExportedPolicy, Policy
+    from dtrl.interop.stable_baselines import ArrayActor
 
 
 def add_parser(verbs: Any) -> None:
@@ -15,7 +19,12 @@ def add_parser(verbs: Any) -> None:
         description="Play episodes for each target return, all at once, and print asked against achieved with 95 % intervals.",
     )
     parser.set_defaults(run=run)
-    parser.add_argument("policy", metavar="RUN", help="a run directory, a checkpoint's folder, or a saved policy")
+    parser.add_argument(
+        "policy",
+        metavar="RUN",
+        help="a run directory, a checkpoint's folder, or a saved policy; or, with --env, one of Stable-Baselines3 (.zip) or of plain arrays (.npz), "
+        "of which nothing is unpickled",
+    )
     parser.add_argument(
         "--target-returns",
         type=float,
@@ -56,32 +65,22 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw asked against achieved")
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode of the first target")
+    parser.add_argument(
+        "--normalize",
+        type=Path,
+        metavar="FILE",
+        help="for a .zip: statistics of the VecNormalize that it was trained with (.npz or .json)",
+    )
     add_modules(parser)
     add_json(parser)
     add_decoding(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dtrl.acting import ExportedPolicy, load_policy
     from dtrl.evaluation import evaluate
     from dtrl.evaluation.video import save_video
 
-    policy = load_policy(
-        arguments.policy,
-        engine=arguments.engine,
-        rows=arguments.num_envs if arguments.engine == "aoti" else None,
-        context=arguments.context,
-        context_length=arguments.context_length,
-        decoding=decoding_of(arguments),
-    )
-    if not isinstance(policy, ExportedPolicy):
-        from dtrl.training.optimization import choose_device
-
-        policy = policy.to(choose_device(arguments.device))
-    elif arguments.device not in ("auto", place := "cuda" if policy.engine_name == "graph" else "cpu"):
-        raise InputError(
-            f"--device {arguments.device} is for the engine eager; this policy's, {policy.engine_name}, runs on {place}."
-        )
+    policy = load_other(arguments) if Path(arguments.policy).suffix in (".zip", ".npz") else load(arguments)
     report = evaluate(
         policy,
         arguments.target_returns,
@@ -109,3 +108,47 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.env,
             arguments.observation,
         )
+
+
+def load(arguments: argparse.Namespace) -> "Policy | ExportedPolicy":
+    """A policy of dtrl's."""
+    from dtrl.acting import ExportedPolicy, load_policy
+
+    if arguments.normalize is not None:
+        raise InputError("--normalize is for a policy of Stable-Baselines3; dtrl's own hold their statistics.")
+    policy = load_policy(
+        arguments.policy,
+        engine=arguments.engine,
+        rows=arguments.num_envs if arguments.engine == "aoti" else None,
+        context=arguments.context,
+        context_length=arguments.context_length,
+        decoding=decoding_of(arguments),
+    )
+    if not isinstance(policy, ExportedPolicy):
+        from dtrl.training.optimization import choose_device
+
+        policy = policy.to(choose_device(arguments.device))
+    elif arguments.device not in ("auto", place := "cuda" if policy.engine_name == "graph" else "cpu"):
+        raise InputError(
+            f"--device {arguments.device} is for the engine eager; this policy's, {policy.engine_name}, runs on {place}."
+        )
+    return policy
+
+
+def load_other(arguments: argparse.Namespace) -> "ArrayActor":
+    """A policy of another library. Raises InputError for what it has no use for."""
+    from dtrl.interop.stable_baselines import load_actor
+
+    name = arguments.policy
+    if arguments.env is None:
+        raise InputError(f"{name} does not say which environment it is for; name it by --env.")
+    useless = [
+        f"--{flag.replace('_', '-')}"
+        for flag in ("target_returns", "engine", "context", "context_length", "observation")
+        if getattr(arguments, flag) is not None
+    ]
+    if useless:
+        raise InputError(
+            f"{name} looks at the observation alone and has no use for {', '.join(useless)}; leave it out."
+        )
+    return load_actor(name, arguments.env, arguments.normalize, decoding_of(arguments))
