@@ -210,6 +210,10 @@ class TrainingConfig:
     )
     device: str = option("auto", "auto (CUDA, then MPS, then CPU), or a torch device such as cpu or cuda:0")
     seed: int = option(0, "seed of the initial weights, the batches and the dropout")
+    holdout: float = option(
+        0.0,
+        "share of the episodes that training leaves out; action error and log-likelihood on them are logged as val/…",
+    )
     log_every: int = option(50, "updates between two log entries")
     checkpoint_every: int = option(1_000, "updates between two checkpoints; one is always written at the end")
     keep_checkpoints: int = option(2, "newest checkpoints to keep")
@@ -231,6 +235,8 @@ class TrainingConfig:
             raise InputError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}; choose pieces of equal size."
             )
+        if not 0 <= self.holdout < 1:
+            raise InputError(f"holdout {self.holdout} is outside [0, 1); 0.1 holds out a tenth of the episodes.")
         if self.cuda_graph and (self.compile or self.data_on_device == "never"):
             other = "compile" if self.compile else "data_on_device never"
             raise InputError(f"cuda_graph does not go with {other}; choose one of the two.")

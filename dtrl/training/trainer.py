@@ -24,6 +24,7 @@ from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.training.checkpoint import check_logdir, load_checkpoint, save_checkpoint
 from dtrl.training.hardware import matmul_rate, update_flops
+from dtrl.training.holdout import HeldOut, split_off
 from dtrl.training.logging import RunLogger, newest_scalars
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
@@ -121,6 +122,9 @@ class Trainer:
         self.origin = trajectories.origin
         self.data = training_data(model_config, trajectories)
         self.model_config = resolve(model_config, self.data)
+        held_out = None
+        if config.holdout:
+            self.data, held_out = split_off(self.data, config.holdout, config.seed)
         checkpoint = check_logdir(logdir, resume) if logdir is not None else None
         torch.manual_seed(config.seed)
         self.model = build(self.model_config, trajectories.observation_space, trajectories.action_space)
@@ -144,6 +148,8 @@ class Trainer:
         )
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.policy, self.optimizer, config)
+        length = window_length(self.model_config)
+        self.held_out = None if held_out is None else HeldOut(self.policy, held_out, length, config.batch_size)
         self.step = Update(self.model, self.optimizer, config, self.device)
         self.resident = resident_windows(self.windows, config, self.device)
         self.captured: CapturedUpdate | None = None
@@ -214,6 +220,8 @@ class Trainer:
         """Log the means since the last entry, and return them."""
         self.check_unread()
         scalars = self.meter.read(learning_rate(self.policy.updates, self.config))
+        if self.held_out is not None:
+            scalars |= self.held_out.measure()
         bar.set_postfix(loss=f"{scalars['train/loss']:.4g}")
         if logger is not None:
             logger.scalars(scalars, self.policy.updates)
