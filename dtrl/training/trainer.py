@@ -35,6 +35,7 @@ from dtrl.training.optimization import (
     make_optimizer,
     resident_windows,
 )
+from dtrl.training.perturbation import perturbation_for
 from dtrl.training.update import CapturedUpdate, Update
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Batch, Windows
@@ -151,6 +152,7 @@ class Trainer:
         length = window_length(self.model_config)
         self.held_out = None if held_out is None else HeldOut(self.policy, held_out, length, config.batch_size)
         self.step = Update(self.model, self.optimizer, config, self.device)
+        self.step.perturbation = perturbation_for(self.policy, config)
         self.resident = resident_windows(self.windows, config, self.device)
         self.captured: CapturedUpdate | None = None
         if config.cuda_graph:

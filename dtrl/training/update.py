@@ -1,6 +1,6 @@
 """One gradient update: forward, backward, clipping, AdamW. Nothing in it reads a number back from the device, so that CUDA can replay it whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ class Update:
         self.optimizer, self.config, self.device = optimizer, config, device
         self.loss: Callable[[Batch], Loss] = torch.compile(model.loss) if config.compile else model.loss
         self.parameters = list(model.parameters())
+        self.perturbation: Callable[[Batch], Batch] | None = None
+        """From the recorded windows to what the model sees of them, where that differs."""
 
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the clipped gradient of a batch's loss in the parameters.
@@ -32,9 +34,9 @@ class Update:
         tokens."""
         self.optimizer.zero_grad(set_to_none=True)
         parts = []
-        for piece in batch.split(self.config.gradient_accumulation):
+        for piece in self.pieces(batch):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                loss = self.loss(piece.to(self.device))
+                loss = self.loss(*piece)
             loss.total.backward()
             parts.append(loss)
         weight = sum_of([part.weight for part in parts])
@@ -47,6 +49,18 @@ class Update:
             for sums in zip(*(part.by_field[name] for part in parts), strict=True)
         ]
         return torch.stack([x.float() for x in (value, norm, *fields)])
+
+    def pieces(self, batch: Batch) -> Iterator[tuple[Batch, ...]]:
+        """What the loss is called with, piece by piece: windows on the device, and what the model sees of them where it differs.
+
+        The whole batch is perturbed at once, so the number of pieces changes no random number of it."""
+        count = self.config.gradient_accumulation
+        if self.perturbation is None:
+            for piece in batch.split(count):
+                yield (piece.to(self.device),)
+            return
+        batch = batch.to(self.device)
+        yield from zip(batch.split(count), self.perturbation(batch).split(count), strict=True)
 
     def follow(self, rate: float) -> None:
         """Step along the gradient."""
