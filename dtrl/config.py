@@ -206,6 +206,10 @@ class TrainingConfig:
         0.0,
         "probability p with which an action that the model looks back on is its own and not the recorded one; 0 is off",
     )
+    conservative: float = option(
+        0.0,
+        "weight α of the loss on the best episodes with returns raised beyond the data's maximum, so that asking for more is safe; 1 in the paper, 0 is off",
+    )
     precision: str = option("fp32", "fp32 or bf16 (autocast)", ("fp32", "bf16"))
     compile: bool = option(False, "compile the model with torch.compile (needs a C++ compiler; pays on long runs)")
     data_on_device: str = option(
@@ -250,7 +254,7 @@ class TrainingConfig:
         if self.cuda_graph and (self.compile or self.data_on_device == "never"):
             other = "compile" if self.compile else "data_on_device never"
             raise InputError(f"cuda_graph does not go with {other}; choose one of the two.")
-        for name in ("weight_decay", "warmup_updates", "seed", "observation_noise"):
+        for name in ("weight_decay", "warmup_updates", "seed", "observation_noise", "conservative"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"{name} {value} must be 0 or a positive number.")

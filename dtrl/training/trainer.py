@@ -23,6 +23,7 @@ from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.training.checkpoint import check_logdir, load_checkpoint, save_checkpoint
+from dtrl.training.conservative import Conservative
 from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.holdout import HeldOut, split_off
 from dtrl.training.logging import RunLogger, newest_scalars
@@ -38,7 +39,7 @@ from dtrl.training.optimization import (
 from dtrl.training.perturbation import perturbation_for
 from dtrl.training.update import CapturedUpdate, Update
 from dtrl.trajectories import Trajectories
-from dtrl.windows import Batch, Windows
+from dtrl.windows import EPISODE_RETURN, Batch, Windows
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Trainer:
             config.batch_size,
             config.sampling,
             config.seed,
-            names=self.model.sources,
+            names=[*self.model.sources, EPISODE_RETURN] if config.conservative else self.model.sources,
         )
         self.policy = Policy(
             self.model,
@@ -153,6 +154,7 @@ class Trainer:
         self.held_out = None if held_out is None else HeldOut(self.policy, held_out, length, config.batch_size)
         self.step = Update(self.model, self.optimizer, config, self.device)
         self.step.perturbation = perturbation_for(self.policy, config)
+        self.step.conservative = Conservative(self.policy, self.data) if config.conservative else None
         self.resident = resident_windows(self.windows, config, self.device)
         self.captured: CapturedUpdate | None = None
         if config.cuda_graph:

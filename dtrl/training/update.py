@@ -22,10 +22,12 @@ class Update:
         self, model: SequenceModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, device: torch.device
     ) -> None:
         self.optimizer, self.config, self.device = optimizer, config, device
-        self.loss: Callable[[Batch], Loss] = torch.compile(model.loss) if config.compile else model.loss
+        self.loss: Callable[..., Loss] = torch.compile(model.loss) if config.compile else model.loss
         self.parameters = list(model.parameters())
         self.perturbation: Callable[[Batch], Batch] | None = None
         """From the recorded windows to what the model sees of them, where that differs."""
+        self.conservative: Callable[[Batch, Batch], tuple[Batch, Batch]] | None = None
+        """From both to the windows of a further loss, and what the model sees of those."""
 
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the clipped gradient of a batch's loss in the parameters.
@@ -39,6 +41,7 @@ class Update:
                 loss = self.loss(*piece)
             loss.total.backward()
             parts.append(loss)
+            self.regularize(*piece)
         weight = sum_of([part.weight for part in parts])
         value = sum_of([part.total.detach() for part in parts]) / weight
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], weight)
@@ -61,6 +64,18 @@ class Update:
             return
         batch = batch.to(self.device)
         yield from zip(batch.split(count), self.perturbation(batch).split(count), strict=True)
+
+    def regularize(self, batch: Batch, seen: Batch | None = None) -> None:
+        """Add the gradient of the conservative loss: its mean over its own windows, weighted, as the loss proper is a mean over all.
+
+        The reported loss is without it. A batch without such windows adds nothing."""
+        if self.conservative is None:
+            return
+        best, raised = self.conservative(batch, seen or batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            loss = self.loss(best, raised)
+        share = batch.valid.sum() / best.valid.sum().clamp_min(1)
+        (self.config.conservative * share * loss.total).backward()
 
     def follow(self, rate: float) -> None:
         """Step along the gradient."""
