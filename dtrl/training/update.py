@@ -35,13 +35,16 @@ class Update:
         Returns (2 + 3F,) on the device: the loss, the gradient's norm before clipping, and of each of F fields Σ surprise, Σ error and the number of
         tokens."""
         self.optimizer.zero_grad(set_to_none=True)
-        parts = []
-        for piece in self.pieces(batch):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                loss = self.loss(*piece)
+        parts, seen = [], None
+        if self.perturbation is not None or self.conservative is not None:
+            batch = batch.to(self.device)
+            seen = batch if self.perturbation is None else self.perturbation(batch)
+        for piece in self.pieces(batch, seen):
+            loss = self.loss_of(*piece)
             loss.total.backward()
             parts.append(loss)
-            self.regularize(*piece)
+        if self.conservative is not None and seen is not None:
+            self.regularize(batch, *self.conservative(batch, seen))
         weight = sum_of([part.weight for part in parts])
         value = sum_of([part.total.detach() for part in parts]) / weight
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], weight)
@@ -53,29 +56,28 @@ class Update:
         ]
         return torch.stack([x.float() for x in (value, norm, *fields)])
 
-    def pieces(self, batch: Batch) -> Iterator[tuple[Batch, ...]]:
-        """What the loss is called with, piece by piece: windows on the device, and what the model sees of them where it differs.
+    def pieces(self, batch: Batch, seen: Batch | None) -> Iterator[tuple[Batch, ...]]:
+        """What the loss is called with, piece by piece on the device: windows, and what the model sees of them where it differs.
 
-        The whole batch is perturbed at once, so the number of pieces changes no random number of it."""
+        A whole batch is perturbed before it is cut, so the number of pieces changes no random number of it."""
         count = self.config.gradient_accumulation
-        if self.perturbation is None:
+        if seen is None or seen is batch:
             for piece in batch.split(count):
                 yield (piece.to(self.device),)
-            return
-        batch = batch.to(self.device)
-        yield from zip(batch.split(count), self.perturbation(batch).split(count), strict=True)
+        else:
+            yield from zip(batch.split(count), seen.split(count), strict=True)
 
-    def regularize(self, batch: Batch, seen: Batch | None = None) -> None:
-        """Add the gradient of the conservative loss: its mean over its own windows, weighted, as the loss proper is a mean over all.
+    def loss_of(self, batch: Batch, *seen: Batch) -> Loss:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.loss(batch, *seen)
+
+    def regularize(self, batch: Batch, best: Batch, raised: Batch) -> None:
+        """Add the gradient of the conservative loss: its mean over its own windows, weighted, as the loss proper is a mean over all of the batch.
 
         The reported loss is without it. A batch without such windows adds nothing."""
-        if self.conservative is None:
-            return
-        best, raised = self.conservative(batch, seen or batch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            loss = self.loss(best, raised)
         share = batch.valid.sum() / best.valid.sum().clamp_min(1)
-        (self.config.conservative * share * loss.total).backward()
+        for piece in self.pieces(best, raised):
+            (self.config.conservative * share * self.loss_of(*piece).total).backward()
 
     def follow(self, rate: float) -> None:
         """Step along the gradient."""

@@ -94,6 +94,15 @@ def test_it_resumes_exactly_and_goes_with_the_other_options(data, tmp_path):
     )
 
 
+def test_the_number_of_pieces_changes_nothing(data):
+    one, four = (make_trainer(data, gradient_accumulation=n, scheduled_sampling=0.5) for n in (1, 4))
+    for update in (1, 2, 3):
+        one.update(update)
+        four.update(update)
+    for a, b in zip(one.model.parameters(), four.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
 def test_it_reads_nothing_back(data, nothing_read_back):
     trainer = make_trainer(data)
     windows = ResidentWindows(trainer.windows, trainer.device)

@@ -81,7 +81,11 @@ def out_of_support(
             f"{here.mean():.1%} one beyond those at that timestep ({(here & above).mean():.1%} above)."
         )
         fine = bool(whole.mean() <= SHARE and here.mean() <= SHARE_AT_STEP)
-        findings.append(Finding("returns out of support", fine, says, "a lower target, or --clip-return.", numbers))
+        too_low = (here & ~above).sum() > (here & above).sum()
+        advice_now = (
+            "a higher target: it earns more than it was asked for." if too_low else "a lower target, or --clip-return."
+        )
+        findings.append(Finding("returns out of support", fine, says, advice_now, numbers))
     advice = {
         "actions": "a squashed head (--head tanh_gaussian), a lower --temperature, or more data.",
         "observations": "data from where the policy goes (record it), --observation-noise 0.1, or a lower target.",

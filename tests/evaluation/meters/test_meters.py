@@ -243,6 +243,12 @@ def test_the_data_s_own_episodes_are_inside_and_a_dreamt_target_is_not(random_tr
     returns, actions, observations = out_of_support(
         data, 10 * np.abs(data.episode_returns).max() + 0 * data.episode_returns, data, policy.data
     )
+    assert "lower target" in returns.advice
+    low = out_of_support(data, -10 * np.abs(data.episode_returns).max() + 0 * data.episode_returns, data, policy.data)[
+        0
+    ]
+    assert (low.fine, low.numbers["above_at_step"]) == (False, 0)
+    assert "higher target" in low.advice
     assert (returns.fine, returns.numbers["beyond_range"], actions.fine, observations.fine) == (False, 1, True, True)
 
 
