@@ -24,6 +24,7 @@ from dtrl.evaluation.meters.finding import quotient_ci95
 from dtrl.evaluation.meters.support import asked_along, range_by_step
 from dtrl.evaluation.meters.swaps import Probes
 from dtrl.heads import PointMass
+from dtrl.presets import PRESETS
 from dtrl.trajectories.columns import Origin
 
 LENGTHS = (20,) * 12
@@ -227,6 +228,43 @@ def test_the_returns_asked_along_are_those_the_policy_was_told(policy_for_script
     played = rollout(policy, scripted_env, [Episode(3.0, 1), Episode(8.0, 2)], num_envs=1)
     steps = np.concatenate(told)[: played.num_steps + 1]  # a reset of the row may follow
     np.testing.assert_allclose(asked_along(played, np.array([3.0, 8.0]), policy.data), steps[: played.num_steps])
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize(
+    "action_space",
+    [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.Dict({"turn": spaces.Box(-1, 1, (1,)), "gear": spaces.Discrete(3)})],
+    ids=["box", "choices", "dict"],
+)  # fmt: skip
+def test_every_preset_and_space_can_be_measured(random_trajectories, untrained_policy, preset, action_space):
+    from dtrl.spaces import leaves, unflatten
+    from dtrl.trajectories import Trajectories
+
+    if isinstance(action_space, spaces.Dict):
+        parts = [random_trajectories([9, 6, 7], action_space=leaf.space).actions for leaf in leaves(action_space)]
+        actions = unflatten(action_space, dict(zip((leaf.path for leaf in leaves(action_space)), parts, strict=True)))
+        base = random_trajectories([9, 6, 7])
+        columns = base.observations, actions, base.rewards, base.terminations, base.truncations
+        data = Trajectories.from_arrays(*columns, base.observation_space, action_space)
+    else:
+        data = random_trajectories([9, 6, 7], action_space=action_space)
+    policy = untrained_policy(data, preset=preset, **({"bins": 4} if preset in ("tt", "dt_discrete", "vq_dt") else {}))
+    probes = Probes(policy, data, count=16)
+    findings = [
+        history_swap(policy, probes),
+        target_sensitivity(policy, probes),
+        exposure_bias(policy, data),
+        repeat_lift(data, data),
+    ]
+    assert all(f.fine is not None for f in findings)
+    errors = errors_along(policy, data, ActionScale(data), 9, own=False)
+    assert np.isfinite(errors).sum() == data.num_steps
+    # where an action is decided at once, the windows of the swaps say what acting does
+    if preset == "dt":
+        probed = probes.scale.distance(probes.before, probes.recorded)
+        step = probes.rows - data.episode_starts[np.searchsorted(data.episode_starts, probes.rows, side="right") - 1]
+        episode = np.searchsorted(data.episode_starts, probes.rows, side="right") - 1
+        np.testing.assert_allclose(probed, errors[step, episode], atol=1e-4)
 
 
 @pytest.fixture
