@@ -57,48 +57,48 @@ def outside_columns(played: Trajectories, trajectories: Trajectories, role: str)
 def out_of_support(
     played: Trajectories, targets: Numbers, trajectories: Trajectories, data: DataSummary, told: bool = True
 ) -> list[Finding]:
-    """Shares of the played steps at which the policy is told a return, acts, or sees what the data do not hold.
+    """Shares of the played steps at which the policy is told a return (unless `told` is False), acts, or sees what the data do not hold.
 
-    `told` False: the policy is told no return. Returns trip above 5 % beyond the whole range of the data, or 25 % beyond the range at the timestep;
-    actions and observations above 5 % of steps with any number beyond the data's least and largest."""
-    findings = []
-    if told:
-        asked, (low, high) = (
-            asked_along(played, np.asarray(targets, dtype=np.float64), data),
-            range_by_step(trajectories),
-        )
-        step = np.arange(played.num_steps) - np.repeat(played.episode_starts, played.episode_lengths)
-        step = np.minimum(step, len(low) - 1)
-        whole, here = outside(asked, low.min(), high.max()), outside(asked, low[step], high[step])
-        above = asked > high[step]
-        numbers = {
-            "beyond_range": float(whole.mean()),
-            "beyond_range_at_step": float(here.mean()),
-            "above_at_step": float((here & above).mean()),
-        }
-        says = (
-            f"{whole.mean():.1%} of the steps are told a return-to-go beyond all of the data's ({low.min():,.6g} … {high.max():,.6g}), "
-            f"{here.mean():.1%} one beyond those at that timestep ({(here & above).mean():.1%} above)."
-        )
-        fine = bool(whole.mean() <= SHARE and here.mean() <= SHARE_AT_STEP)
-        too_low = (here & ~above).sum() > (here & above).sum()
-        advice_now = (
-            "a higher target: it earns more than it was asked for." if too_low else "a lower target, or --clip-return."
-        )
-        findings.append(Finding("returns out of support", fine, says, advice_now, numbers))
-    advice = {
-        "actions": "a squashed head (--head tanh_gaussian), a lower --temperature, or more data.",
-        "observations": "data from where the policy goes (record it), --observation-noise 0.1, or a lower target.",
-    }
+    Returns trip above 5 % beyond the whole range of the data, or 25 % beyond the range at the timestep; actions and observations above 5 % of steps with any
+    number beyond the data's least and largest."""
+    findings = [returns_out_of_support(played, targets, trajectories, data)] if told else []
     for role in ("actions", "observations"):
         columns = outside_columns(played, trajectories, role)
-        if not columns:
-            continue
-        each = np.concatenate(list(columns.values()), axis=1)
-        share, by_dimension = float(each.any(axis=1).mean()), each.mean(axis=0)
-        worst = int(by_dimension.argmax())
-        where = f" (most often in dimension {worst}: {by_dimension[worst]:.1%})" if share else ""
-        found: dict[str, Any] = {"share": share, "by_dimension": [float(x) for x in by_dimension]}
-        says = f"{share:.1%} of the steps have {role} beyond the least and largest of the data{where}."
-        findings.append(Finding(f"{role} out of support", share <= SHARE, says, advice[role], found))
+        if columns:
+            findings.append(numbers_out_of_support(role, np.concatenate(list(columns.values()), axis=1)))
     return findings
+
+
+def returns_out_of_support(
+    played: Trajectories, targets: Numbers, trajectories: Trajectories, data: DataSummary
+) -> Finding:
+    asked, (low, high) = asked_along(played, np.asarray(targets, dtype=np.float64), data), range_by_step(trajectories)
+    step = np.arange(played.num_steps) - np.repeat(played.episode_starts, played.episode_lengths)
+    step = np.minimum(step, len(low) - 1)
+    whole, here = outside(asked, low.min(), high.max()), outside(asked, low[step], high[step])
+    above = here & (asked > high[step])
+    numbers = {"beyond_range": whole.mean(), "beyond_range_at_step": here.mean(), "above_at_step": above.mean()}
+    says = (
+        f"{whole.mean():.1%} of the steps are told a return-to-go beyond all of the data's ({low.min():,.6g} … {high.max():,.6g}), "
+        f"{here.mean():.1%} one beyond those at that timestep ({above.mean():.1%} above)."
+    )
+    fine = bool(whole.mean() <= SHARE and here.mean() <= SHARE_AT_STEP)
+    too_low = above.sum() < (here & ~above).sum()
+    advice = "a higher target: it earns more than it was asked for." if too_low else "a lower target, or --clip-return."
+    return Finding("returns out of support", fine, says, advice, {name: float(x) for name, x in numbers.items()})
+
+
+ADVICE = {
+    "actions": "a squashed head (--head tanh_gaussian), a lower --temperature, or more data.",
+    "observations": "data from where the policy goes (record it), --observation-noise 0.1, or a lower target.",
+}
+
+
+def numbers_out_of_support(role: str, beyond: npt.NDArray[np.bool_]) -> Finding:
+    """Of the actions or observations; `beyond` (N, n) says which numbers of each step are outside the data's range."""
+    share, by_dimension = float(beyond.any(axis=1).mean()), beyond.mean(axis=0)
+    worst = int(by_dimension.argmax())
+    where = f" (most often in dimension {worst}: {by_dimension[worst]:.1%})" if share else ""
+    numbers = {"share": share, "by_dimension": [float(x) for x in by_dimension]}
+    says = f"{share:.1%} of the steps have {role} beyond the least and largest of the data{where}."
+    return Finding(f"{role} out of support", share <= SHARE, says, ADVICE[role], numbers)
