@@ -70,7 +70,7 @@ def exposure_bias(
         meter,
         not low > EXCESS,
         says,
-        "--scheduled-sampling 0.5 or --observation-noise 0.1 in training, or a preset without past actions (bc).",
+        "--scheduled-sampling 0.5 in training, or a preset without past actions (bc).",
         numbers,
     )
 
