@@ -199,6 +199,18 @@ class TrainingConfig:
         "how a window is drawn: every episode alike (episode), every step alike as published (step), episodes by the rank of their return (return)",
         ("episode", "step", "return"),
     )
+    observation_noise: float = option(
+        0.0,
+        "deviation σ of Gaussian noise on the observations that the model sees, in deviations of the data's; 0 is off",
+    )
+    scheduled_sampling: float = option(
+        0.0,
+        "probability p with which an action that the model looks back on is its own and not the recorded one; 0 is off",
+    )
+    conservative: float = option(
+        0.0,
+        "weight α of the loss on the best episodes with returns raised beyond the data's maximum, so that asking for more is safe; 1 in the paper, 0 is off",
+    )
     precision: str = option("fp32", "fp32 or bf16 (autocast)", ("fp32", "bf16"))
     compile: bool = option(False, "compile the model with torch.compile (needs a C++ compiler; pays on long runs)")
     data_on_device: str = option(
@@ -211,6 +223,10 @@ class TrainingConfig:
     )
     device: str = option("auto", "auto (CUDA, then MPS, then CPU), or a torch device such as cpu or cuda:0")
     seed: int = option(0, "seed of the initial weights, the batches and the dropout")
+    holdout: float = option(
+        0.0,
+        "share of the episodes that training leaves out; action error and log-likelihood on them are logged as val/…",
+    )
     log_every: int = option(50, "updates between two log entries")
     checkpoint_every: int = option(1_000, "updates between two checkpoints; one is always written at the end")
     keep_checkpoints: int = option(2, "newest checkpoints to keep")
@@ -232,10 +248,14 @@ class TrainingConfig:
             raise InputError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation {self.gradient_accumulation}; choose pieces of equal size."
             )
+        if not 0 <= self.scheduled_sampling <= 1:
+            raise InputError(f"scheduled_sampling {self.scheduled_sampling} is outside [0, 1]; 0 turns it off.")
+        if not 0 <= self.holdout < 1:
+            raise InputError(f"holdout {self.holdout} is outside [0, 1); 0.1 holds out a tenth of the episodes.")
         if self.cuda_graph and (self.compile or self.data_on_device == "never"):
             other = "compile" if self.compile else "data_on_device never"
             raise InputError(f"cuda_graph does not go with {other}; choose one of the two.")
-        for name in ("weight_decay", "warmup_updates", "seed"):
+        for name in ("weight_decay", "warmup_updates", "seed", "observation_noise", "conservative"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise InputError(f"{name} {value} must be 0 or a positive number.")
@@ -291,6 +311,9 @@ class DecodingConfig:
     plausible_p: float = option(
         0.1, "with guidance or contrast: keep tokens at least so many times as probable as the best with the return"
     )
+    clip_return: bool = option(
+        False, "lower a return-to-go to the highest that the data have at that timestep, and go on from there"
+    )
     beam_width: int = option(32, "sequences that beam and plan keep")
     length_penalty: float = option(
         0.0, "beam: a finished sequence's log-probability is divided by its length to this power"
@@ -333,7 +356,9 @@ class DecodingConfig:
     def _check_combination(self) -> None:
         """Refuse options that the strategy would not look at."""
         does, uses = STRATEGIES[self.strategy]
-        asked = [name for name in self.changed if name not in ("strategy", "plausible_p", *HISTORY, *PAIRED)]
+        asked = [
+            name for name in self.changed if name not in ("strategy", "plausible_p", "clip_return", *HISTORY, *PAIRED)
+        ]
         if self.strategy == "greedy" and self.temperature == 0:
             asked.remove("temperature")
         useless = [name for name in asked if name not in uses]
@@ -347,6 +372,10 @@ class DecodingConfig:
         if self.guidance != 1 and self.contrast:
             raise InputError(
                 f"guidance {self.guidance} and contrast {self.contrast} both compare the model with itself; choose one of the two."
+            )
+        if self.clip_return and self.paired:
+            raise InputError(
+                "clip_return changes the return that guidance and contrast compare with; choose one of them."
             )
         if "plausible_p" in self.changed and not self.paired:
             raise InputError(

@@ -197,9 +197,10 @@ class SequenceModel(nn.Module):
         first = torch.arange(steps, device=device)[:, None] * self.tokens_per_step + slot
         return torch.clamp(first + torch.arange(tokens, device=device) - 1, min=0)
 
-    def loss(self, batch: Batch) -> Loss:
+    def loss(self, batch: Batch, seen: Batch | None = None) -> Loss:
         """Σⱼ wⱼ·m·(−log p(xⱼ | x<ⱼ)) and Σⱼ wⱼ·m over the tokens of valid steps (teacher forcing); their quotient is the loss.
 
+        `seen` are the same windows as they are in the model's context, where that is not what it has to predict.
         Padding may hold anything, even NaN: its weight in attention and loss is 0, and 0 · NaN is NaN, so it is cleared first."""
         batch = batch.cleared()
         total, weight, by_field = (
@@ -207,7 +208,7 @@ class SequenceModel(nn.Module):
             batch.timesteps.new_zeros((), dtype=torch.float32),
             {},
         )
-        for name, distribution in self(batch).items():
+        for name, distribution in self(batch if seen is None else seen.cleared()).items():
             f = self.by_name[name]
             target = f.tokenizer.encode(batch.values[f.source])
             valid = batch.valid.unsqueeze(-1).expand(target.shape[:3])

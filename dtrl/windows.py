@@ -39,9 +39,14 @@ def values_after(trajectories: Trajectories) -> npt.NDArray[np.float32]:
     return value
 
 
+EPISODE_RETURN = "episode_return"
+"""Name of the column that holds the return of a step's whole episode: nothing a model may see, but what says how good a window is."""
 MORE_COLUMNS: dict[str, Callable[[Trajectories], npt.NDArray[Any]]] = {
     "reward": lambda trajectories: np.asarray(trajectories.rewards, dtype=np.float32),
     "value": values_after,
+    EPISODE_RETURN: lambda trajectories: np.repeat(
+        trajectories.episode_returns.astype(np.float32), trajectories.episode_lengths
+    ),
     "terminal": lambda trajectories: np.asarray(trajectories.terminations, dtype=np.int64),
 }
 

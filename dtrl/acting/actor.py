@@ -60,6 +60,12 @@ class Actor(ABC):
         self.mask_size = mask_size(action_space)
         """Entries of an action mask, n; None where actions cannot be masked: several parts, or a Box."""
         self.masked_by = [leaf.path for leaf in self.observed.values() if leaf.path.split("/")[0] == ACTION_MASK]
+        self.ceilings = np.array(data.ceilings) if self.decoding.clip_return else None
+        """Highest returns-to-go of the data, by timestep, where those of acting are lowered to them."""
+        if self.ceilings is not None and not len(self.ceilings):
+            raise InputError(
+                "clip_return needs the data's highest returns-to-go, and this policy was saved without them; leave it out, or train again."
+            )
         self._state: PolicyState | None = None
 
     @abstractmethod
@@ -169,6 +175,9 @@ class Actor(ABC):
         state.timesteps = zero_where(first, state.timesteps + 1)
         if first is not None:
             state.returns_to_go = np.where(first, state.target_returns, state.returns_to_go)
+        if self.ceilings is not None:
+            now = np.minimum(state.timesteps // self.data.ceiling_steps, len(self.ceilings) - 1)
+            state.returns_to_go = np.minimum(state.returns_to_go, self.ceilings[now])
         state.last_reward, state.reward = state.reward, np.zeros(len(state.timesteps))
 
     def reset(self, target_return: float | None = None, num_envs: int = 1) -> None:
@@ -188,6 +197,10 @@ class Actor(ABC):
     def reward_callback(local: dict[str, Any], _: dict[str, Any]) -> None:
         """For Stable-Baselines3: `evaluate_policy(policy, env, callback=policy.reward_callback)`. It is called for each environment after each step."""
         local["states"].reward[local["i"]] += local["rewards"][local["i"]]
+
+
+def no_return_to_clip(preset: str) -> InputError:
+    return InputError(f"clip_return lowers the wanted return, and preset {preset} is told none; leave it out.")
 
 
 def check_target(target: float) -> float:

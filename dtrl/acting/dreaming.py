@@ -71,6 +71,10 @@ def check_dream(policy: "Policy", prompt: Trajectories, steps: int, prompt_steps
         raise InputError(
             f"a dream goes on past the window that context {policy.context} recomputes; train with --attention banded or full."
         )
+    if config.clip_return:
+        raise InputError(
+            "clip_return lowers the return that is wanted in an environment, and a dream wants none; leave it out."
+        )
     if config.strategy not in ("greedy", "sample"):
         raise InputError(f"a dream goes with strategy greedy or sample, not {config.strategy}.")
     if min(steps, prompt_steps) < 1:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from dtrl.acting.actor import Actor
+from dtrl.acting.actor import Actor, no_return_to_clip
 from dtrl.acting.artefact import load_arrays, save_arrays
 from dtrl.acting.engines import ENGINES, Engine
 from dtrl.acting.engines.call import Call
@@ -57,6 +57,8 @@ class ExportedPolicy(Actor):
         self.context, self.context_length = document["context"], document["context_length"]
         model = document["network"]
         self.names, self.width, self.heads = model["names"], model["width"], model["heads"]
+        if self.decoding.clip_return and "return" not in self.names:
+            raise no_return_to_clip(self.config.preset)
         self.ages = np.array(model["ages"])[None, None]
         self.band = None if model["band"] is None else (int(model["band"][0]), int(model["band"][1]))
         self.past_shape: tuple[int, int, int] | None = None if model["past"] is None else tuple(model["past"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 import dtrl
-from dtrl.acting.actor import Actor
+from dtrl.acting.actor import Actor, no_return_to_clip
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
@@ -112,6 +112,8 @@ class Policy(Actor):
             raise InputError(
                 f"guidance and contrast compare the wanted return with another, and preset {config.preset} is told none; leave them out."
             )
+        if self.decoding.clip_return and "return" not in self.before:
+            raise no_return_to_clip(config.preset)
         self._anchor = next(model.parameters())
 
     @property

@@ -8,7 +8,8 @@ from dtrl.cli.arguments import add_decoding, add_json, add_modules, add_workers,
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
-    from dtrl.acting import ExportedPolicy, Policy
+    from dtrl.acting import Actor, ExportedPolicy, Policy
+    from dtrl.evaluation import Report
     from dtrl.interop.stable_baselines import ArrayActor
 
 
@@ -32,6 +33,12 @@ def add_parser(verbs: Any) -> None:
         metavar="R",
         help="returns to ask for (default: the 95 %% quantile of the data)",
     )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="ask for returns from the 10 %% quantile of the data to 1.5 times their maximum, tell how well the policy obeys, and log the curve in RUN",
+    )
+    parser.add_argument("--points", type=int, metavar="N", help="targets of the sweep (default: 12)")
     parser.add_argument("--episodes", type=int, default=20, metavar="N", help="episodes for each target (default: 20)")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="seed of the episodes; the same for every target (default: 0)"
@@ -77,22 +84,14 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from dtrl.evaluation import evaluate
     from dtrl.evaluation.video import save_video
 
+    check_sweep(arguments)
     policy = load_other(arguments) if Path(arguments.policy).suffix in (".zip", ".npz") else load(arguments)
-    report = evaluate(
-        policy,
-        arguments.target_returns,
-        arguments.episodes,
-        arguments.seed,
-        arguments.num_envs,
-        env=arguments.env,
-        observation=arguments.observation,
-        env_workers=arguments.env_workers,
-        progress=True,
-    )
+    report = asked_of(policy, arguments)
     print(report.table())
+    if arguments.sweep:
+        log_sweep(Path(arguments.policy), policy, report)
     if report.timing is not None:
         print(report.timing.text())
     if arguments.json is not None:
@@ -152,3 +151,40 @@ def load_other(arguments: argparse.Namespace) -> "ArrayActor":
             f"{name} looks at the observation alone and has no use for {', '.join(useless)}; leave it out."
         )
     return load_actor(name, arguments.env, arguments.normalize, decoding_of(arguments))
+
+
+def check_sweep(arguments: argparse.Namespace) -> None:
+    if arguments.sweep and arguments.target_returns is not None:
+        raise InputError("--sweep chooses the returns to ask for; leave --target-returns out.")
+    if arguments.points is not None and not arguments.sweep:
+        raise InputError(f"--points {arguments.points} goes with --sweep; add it, or leave the points out.")
+
+
+def asked_of(policy: "Actor", arguments: argparse.Namespace) -> "Report":
+    """The evaluation that the arguments ask for."""
+    from dtrl.evaluation import evaluate, sweep
+
+    rest: dict[str, Any] = {
+        "env": arguments.env,
+        "observation": arguments.observation,
+        "env_workers": arguments.env_workers,
+        "progress": True,
+    }
+    asked = arguments.episodes, arguments.seed, arguments.num_envs
+    if arguments.sweep:
+        return sweep(policy, 12 if arguments.points is None else arguments.points, *asked, **rest)
+    return evaluate(policy, arguments.target_returns, *asked, **rest)
+
+
+def log_sweep(run: Path, policy: "Actor", report: "Report") -> None:
+    """Write the curve and its numbers into the log of a run; a policy in a file of its own has none."""
+    from dtrl.acting.runs import checkpoints
+    from dtrl.evaluation.plots import calibration_figure
+    from dtrl.training.logging import RunLogger
+
+    if report.calibration is None or not checkpoints(run):
+        return
+    with RunLogger(run) as logger:
+        logger.scalars(report.calibration.scalars(), policy.updates)
+        logger.figure("sweep/asked_vs_achieved", calibration_figure(report), policy.updates)
+        logger.text("sweep/report", "```\n" + report.table() + "\n```", policy.updates)

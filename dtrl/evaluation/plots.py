@@ -40,6 +40,8 @@ def calibration_figure(report: Report, data_returns: Values | None = None) -> "F
     else:
         axes, lowest = figure.subplots(2, 1, sharex=True, height_ratios=[6, 1])
         _histogram(lowest, data_returns)
+    if report.support is not None:
+        axes.axvspan(*report.support, color=LIGHT, zorder=0, label="range of the data's returns")
     _calibration(axes, report)
     low, high = _limits(report, data_returns)
     axes.set(xlim=(low, high), ylim=(low, high), ylabel="return achieved")

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import gymnasium
@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from dtrl.acting import Actor, Episode, Timing, rollout
 from dtrl.acting.environments import environment_id
 from dtrl.errors import InputError
+from dtrl.evaluation.calibration import support, sweep_targets
 from dtrl.evaluation.references import reference_for
 from dtrl.evaluation.report import Report, TargetResult
 from dtrl.trajectories import Trajectories
@@ -47,6 +48,17 @@ def evaluate(
         env_workers=env_workers,
         progress=progress,
     )[0]
+
+
+def sweep(
+    policy: Actor, points: int = 12, episodes: int = 20, seed: int = 0, num_envs: int | None = None, **rest: Any
+) -> Report:
+    """`evaluate` over the range of the data's returns and beyond, at the targets of `sweep_targets`; the report then has a `calibration`.
+
+    `rest` is that of `evaluate`. Raises InputError as it does, and where the policy knows no range to sweep."""
+    targets = sweep_targets(policy.data.return_quantiles, points)
+    report = evaluate(policy, targets, episodes, seed, num_envs, **rest)
+    return replace(report, support=support(policy.data.return_quantiles))
 
 
 def play(

@@ -13,6 +13,7 @@ import numpy as np
 
 from dtrl.acting.timing import Timing
 from dtrl.errors import InputError
+from dtrl.evaluation.calibration import Calibration
 from dtrl.evaluation.references import Reference
 from dtrl.evaluation.statistics import Values, interquartile_mean, mean_ci95, normalized, rank_correlation
 from dtrl.files import write_atomically
@@ -84,6 +85,16 @@ class Report:
     """How actions were chosen (context, decoding, …), as plain JSON values."""
     timing: Timing | None = field(default=None, compare=False)
     """Where the time went. It differs from run to run, so reports are equal without it."""
+    support: tuple[float, float] | None = None
+    """Of a sweep: the range of the data's returns, against which the targets are read."""
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Of a sweep: how well the policy delivers what it is asked for; None for other evaluations."""
+        if self.support is None:
+            return None
+        asked = np.array([t.target_return for t in self.targets])
+        return Calibration(*self.support, asked, np.array([t.returns for t in self.targets]))
 
     @property
     def rank_correlation(self) -> float | None:
@@ -103,6 +114,8 @@ class Report:
             "reference": None if self.reference is None else asdict(self.reference),
             "settings": self.settings,
         }
+        if self.calibration is not None:
+            value["sweep"] = self.calibration.to_dict()
         result = plain(value)
         assert isinstance(result, dict)
         return result
@@ -178,6 +191,8 @@ class Report:
         if self.reference is not None:
             r = self.reference
             notes.append(f"normalised: 0 is random ({r.random:,.6g}), 100 is expert ({r.expert:,.6g}); {r.source}")
+        if self.calibration is not None:
+            return [*notes, *self.calibration.lines()]
         correlation = self.rank_correlation
         if correlation is None:
             shown = "undefined (needs two targets, and means, that differ)"
@@ -233,4 +248,5 @@ def _report(value: dict[str, Any]) -> Report:
         reference=None if value["reference"] is None else Reference(**value["reference"]),
         settings=value["settings"],
         timing=Timing(**value["timing"]) if "timing" in value else None,
+        support=tuple(value["sweep"]["support"]) if "sweep" in value else None,
     )

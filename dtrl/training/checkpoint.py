@@ -83,7 +83,8 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimiz
     same_data(policy, stored, run)
     refuse(run, "with another model", differences(asdict(policy.config), asdict(stored.config)))
     training = json.loads((folder / TRAINING_FILE).read_text())
-    refuse(run, "with other settings", differences(asdict(config), training["training"], FREE))
+    begun = asdict(TrainingConfig()) | training["training"]  # a setting that the run did not know yet was off
+    refuse(run, "with other settings", differences(asdict(config), begun, FREE))
     policy.model.load_state_dict(stored.model.state_dict())
     policy.updates = stored.updates
     load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))

@@ -23,7 +23,9 @@ from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.training.checkpoint import check_logdir, load_checkpoint, save_checkpoint
+from dtrl.training.conservative import Conservative
 from dtrl.training.hardware import matmul_rate, update_flops
+from dtrl.training.holdout import HeldOut, split_off
 from dtrl.training.logging import RunLogger, newest_scalars
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
@@ -34,9 +36,10 @@ from dtrl.training.optimization import (
     make_optimizer,
     resident_windows,
 )
+from dtrl.training.perturbation import perturbation_for
 from dtrl.training.update import CapturedUpdate, Update
 from dtrl.trajectories import Trajectories
-from dtrl.windows import Batch, Windows
+from dtrl.windows import EPISODE_RETURN, Batch, Windows
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,9 @@ class Trainer:
         self.origin = trajectories.origin
         self.data = training_data(model_config, trajectories)
         self.model_config = resolve(model_config, self.data)
+        held_out = None
+        if config.holdout:
+            self.data, held_out = split_off(self.data, config.holdout, config.seed)
         checkpoint = check_logdir(logdir, resume) if logdir is not None else None
         torch.manual_seed(config.seed)
         self.model = build(self.model_config, trajectories.observation_space, trajectories.action_space)
@@ -133,7 +139,7 @@ class Trainer:
             config.batch_size,
             config.sampling,
             config.seed,
-            names=self.model.sources,
+            names=[*self.model.sources, EPISODE_RETURN] if config.conservative else self.model.sources,
         )
         self.policy = Policy(
             self.model,
@@ -144,7 +150,11 @@ class Trainer:
         )
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.policy, self.optimizer, config)
+        length = window_length(self.model_config)
+        self.held_out = None if held_out is None else HeldOut(self.policy, held_out, length, config.batch_size)
         self.step = Update(self.model, self.optimizer, config, self.device)
+        self.step.perturbation = perturbation_for(self.policy, config)
+        self.step.conservative = Conservative(self.policy, self.data) if config.conservative else None
         self.resident = resident_windows(self.windows, config, self.device)
         self.captured: CapturedUpdate | None = None
         if config.cuda_graph:
@@ -214,6 +224,8 @@ class Trainer:
         """Log the means since the last entry, and return them."""
         self.check_unread()
         scalars = self.meter.read(learning_rate(self.policy.updates, self.config))
+        if self.held_out is not None:
+            scalars |= self.held_out.measure()
         bar.set_postfix(loss=f"{scalars['train/loss']:.4g}")
         if logger is not None:
             logger.scalars(scalars, self.policy.updates)

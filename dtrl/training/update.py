@@ -1,6 +1,6 @@
 """One gradient update: forward, backward, clipping, AdamW. Nothing in it reads a number back from the device, so that CUDA can replay it whole."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,12 @@ class Update:
         self, model: SequenceModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, device: torch.device
     ) -> None:
         self.optimizer, self.config, self.device = optimizer, config, device
-        self.loss: Callable[[Batch], Loss] = torch.compile(model.loss) if config.compile else model.loss
+        self.loss: Callable[..., Loss] = torch.compile(model.loss) if config.compile else model.loss
         self.parameters = list(model.parameters())
+        self.perturbation: Callable[[Batch], Batch] | None = None
+        """From the recorded windows to what the model sees of them, where that differs."""
+        self.conservative: Callable[[Batch, Batch], tuple[Batch, Batch]] | None = None
+        """From both to the windows of a further loss, and what the model sees of those."""
 
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the clipped gradient of a batch's loss in the parameters.
@@ -31,12 +35,16 @@ class Update:
         Returns (2 + 3F,) on the device: the loss, the gradient's norm before clipping, and of each of F fields Σ surprise, Σ error and the number of
         tokens."""
         self.optimizer.zero_grad(set_to_none=True)
-        parts = []
-        for piece in batch.split(self.config.gradient_accumulation):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-                loss = self.loss(piece.to(self.device))
+        parts, seen = [], None
+        if self.perturbation is not None or self.conservative is not None:
+            batch = batch.to(self.device)
+            seen = batch if self.perturbation is None else self.perturbation(batch)
+        for piece in self.pieces(batch, seen):
+            loss = self.loss_of(*piece)
             loss.total.backward()
             parts.append(loss)
+        if self.conservative is not None and seen is not None:
+            self.regularize(batch, *self.conservative(batch, seen))
         weight = sum_of([part.weight for part in parts])
         value = sum_of([part.total.detach() for part in parts]) / weight
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], weight)
@@ -47,6 +55,29 @@ class Update:
             for sums in zip(*(part.by_field[name] for part in parts), strict=True)
         ]
         return torch.stack([x.float() for x in (value, norm, *fields)])
+
+    def pieces(self, batch: Batch, seen: Batch | None) -> Iterator[tuple[Batch, ...]]:
+        """What the loss is called with, piece by piece on the device: windows, and what the model sees of them where it differs.
+
+        A whole batch is perturbed before it is cut, so the number of pieces changes no random number of it."""
+        count = self.config.gradient_accumulation
+        if seen is None or seen is batch:
+            for piece in batch.split(count):
+                yield (piece.to(self.device),)
+        else:
+            yield from zip(batch.split(count), seen.split(count), strict=True)
+
+    def loss_of(self, batch: Batch, *seen: Batch) -> Loss:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            return self.loss(batch, *seen)
+
+    def regularize(self, batch: Batch, best: Batch, raised: Batch) -> None:
+        """Add the gradient of the conservative loss: its mean over its own windows, weighted, as the loss proper is a mean over all of the batch.
+
+        The reported loss is without it. A batch without such windows adds nothing."""
+        share = batch.valid.sum() / best.valid.sum().clamp_min(1)
+        for piece in self.pieces(best, raised):
+            (self.config.conservative * share * self.loss_of(*piece).total).backward()
 
     def follow(self, rate: float) -> None:
         """Step along the gradient."""
