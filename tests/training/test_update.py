@@ -40,7 +40,9 @@ def weights(trainer):
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize("model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}])
+@pytest.mark.parametrize(
+    "model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}, {"preset": "reinformer"}]
+)
 def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pieces):
     ordinary = make_trainer(data, model, gradient_accumulation=pieces)
     captured = without_a_graph(make_trainer(data, model, gradient_accumulation=pieces))
