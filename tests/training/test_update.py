@@ -70,6 +70,14 @@ def test_the_function_that_is_captured_waits_for_nothing(random_trajectories, ac
             trainer.captured.failed.item()
 
 
+@pytest.mark.parametrize("preset", ["odt", "reinformer"])
+def test_the_bound_of_an_entropy_waits_for_nothing(data, preset, nothing_read_back):
+    trainer = without_a_graph(make_trainer(data, {"preset": preset, "dropout": 0.1}))
+    trainer.update(1)
+    with nothing_read_back():
+        trainer.captured.whole()
+
+
 def test_dropout_of_the_function_that_is_captured_depends_on_the_update_alone(data):
     trainers = [without_a_graph(make_trainer(data, {"dropout": 0.5})) for _ in range(2)]
     torch.rand(3)
