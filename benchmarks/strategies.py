@@ -74,7 +74,11 @@ def row(name: str, policy: Policy, episodes: int, seed: int) -> str:
 
 def tokens_of(policy: Policy, episodes: Trajectories) -> list[torch.Tensor]:
     """The action tokens (T, n) of each episode."""
-    return [policy.tokens_of({"": episodes.episode(i)["actions"]})["action"] for i in range(episodes.num_episodes)]
+    tokens = []
+    for begin, end in zip(episodes.episode_starts, episodes.episode_ends, strict=True):
+        taken = {"": episodes.actions[begin:end]}
+        tokens.append(policy.tokens_of(taken, episodes.returns_to_go[begin:end])["action"])
+    return tokens
 
 
 def variety(episodes: Iterable[torch.Tensor]) -> tuple[float, float]:

@@ -97,7 +97,8 @@ class ModelConfig:
 
     preset: str = option(
         "dt",
-        "the method: dt (Decision Transformer), dt_discrete (the same with binned action dimensions, one after the other), tt (Trajectory Transformer), "
+        "the method: dt (Decision Transformer), odt (the same with a stochastic action of bounded entropy), reinformer (predicts the highest return itself), "
+        "mgdt (draws a high return itself), dt_discrete (the same with binned action dimensions, one after the other), tt (Trajectory Transformer), "
         "vq_dt (codes of whole actions, and what they leave over), bc (behaviour cloning), filtered_bc (cloning the best episodes), "
         "rvs (cloning by an MLP that is told the return too)",
     )
@@ -133,6 +134,11 @@ class ModelConfig:
     draft_head: bool = option(
         False, "dt_discrete: also train a head that guesses all tokens of an action at once, for --strategy speculative"
     )
+    action_context: bool = option(True, "let the model see its earlier actions; off, it sees returns and observations")
+    expectile: float | None = option(
+        None, "reinformer: τ of the expectile that the predicted return is, towards 1 the highest; 0.99 when not given"
+    )
+    return_bins: int | None = option(None, "mgdt: values that the return can take; 120 when not given")
     image_encoder: str = option(
         "conv", "how images are embedded: conv (three convolutions) or patch (linear patches)", ("conv", "patch")
     )
@@ -170,6 +176,8 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is outside [0, 1); 0 turns it off.")
+        if self.expectile is not None and not 0 < self.expectile < 1:
+            raise InputError(f"expectile {self.expectile} is outside (0, 1); 0.99 is usual, and 0.5 the mean.")
         if not 0 < self.top_fraction <= 1:
             raise InputError(
                 f"top_fraction {self.top_fraction} is outside (0, 1]; 0.1 clones the best tenth of the episodes."
@@ -314,6 +322,9 @@ class DecodingConfig:
     clip_return: bool = option(
         False, "lower a return-to-go to the highest that the data have at that timestep, and go on from there"
     )
+    return_tilt: float = option(
+        10.0, "mgdt: κ, how much the return that the model draws leans to high ones; 0 draws as the data do"
+    )
     beam_width: int = option(32, "sequences that beam and plan keep")
     length_penalty: float = option(
         0.0, "beam: a finished sequence's log-probability is divided by its length to this power"
@@ -349,6 +360,8 @@ class DecodingConfig:
         for name, off in (("guidance", 1), ("contrast", 0)):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise InputError(f"{name} {getattr(self, name)} must be a number from 0 up; {off} is off.")
+        if not math.isfinite(self.return_tilt):
+            raise InputError(f"return_tilt {self.return_tilt} must be a finite number; 10 is usual, and 0 is off.")
         if not math.isfinite(self.length_penalty):
             raise InputError(f"length_penalty {self.length_penalty} must be a finite number; 0 ranks by probability.")
         self._check_combination()
@@ -356,9 +369,8 @@ class DecodingConfig:
     def _check_combination(self) -> None:
         """Refuse options that the strategy would not look at."""
         does, uses = STRATEGIES[self.strategy]
-        asked = [
-            name for name in self.changed if name not in ("strategy", "plausible_p", "clip_return", *HISTORY, *PAIRED)
-        ]
+        free = ("strategy", "plausible_p", "return_tilt", "clip_return", *HISTORY, *PAIRED)
+        asked = [name for name in self.changed if name not in free]
         if self.strategy == "greedy" and self.temperature == 0:
             asked.remove("temperature")
         useless = [name for name in asked if name not in uses]
@@ -421,6 +433,13 @@ class DecodingConfig:
         if self.cuts:
             raise InputError(
                 f"{', '.join(self.cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
+            )
+
+    def refuse_tilt(self, preset: str) -> None:
+        """Raise InputError where a tilt is asked for: for a policy that draws no return."""
+        if "return_tilt" in self.changed:
+            raise InputError(
+                f"return_tilt goes with policies of preset mgdt, which draw a return, and {preset} draws none; leave it out."
             )
 
     def refuse_masks(self) -> None:

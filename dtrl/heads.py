@@ -2,9 +2,12 @@
 
 A head works in token units: a continuous action's token lies in [−1, 1] where the action space has bounds (see `tokenizers.continuous`)."""
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +19,8 @@ LOG_STD_RANGE = (-5.0, 2.0)
 """Clamp of the log standard deviation [Zheng et al. 2022, Online Decision Transformer, arXiv:2202.05607]."""
 TANH_EDGE = 1 - 1e-6
 """Largest |token| whose density under a squashed Gaussian is asked for: at ±1 it is infinite."""
+ENTROPY_NODES = 16
+"""Points of the Gauss–Hermite quadrature of a squashed Gaussian's entropy: its error is below 2e-5 nats a dimension up to a deviation of 1, and 0.02 at e."""
 
 
 class Head(Protocol):
@@ -50,6 +55,21 @@ class PointMass(Distribution):
         return -(value - self.location).square().mean(dim=-1)
 
 
+class Expectile(PointMass):
+    """A point whose −log p is the asymmetric squared error |τ − 1(x < location)| · (x − location)², mean over the entries [Newey and Powell 1987]. The
+    location that fits data best is their τ-expectile: the mean for τ = ½, and towards 1 the largest value there is, as far as data show it
+    [Zhuang et al. 2024, Reinformer, arXiv:2405.08740]."""
+
+    def __init__(self, location: Tensor, level: float) -> None:
+        super().__init__(location)
+        self.level = level
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        below = value < self.location
+        weight = torch.where(below, 1 - self.level, self.level)
+        return -(weight * (value - self.location).square()).mean(dim=-1)
+
+
 class TanhNormal(TransformedDistribution):
     """tanh of a diagonal Gaussian [Haarnoja et al. 2018, appendix C, arXiv:1801.01290]; its `mode` is the tanh of the Gaussian's mean."""
 
@@ -68,6 +88,22 @@ class TanhNormal(TransformedDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value.clamp(-TANH_EDGE, TANH_EDGE))  # type: ignore[no-any-return, no-untyped-call]
 
+    def entropy(self) -> Tensor:
+        """In nats: that of the Gaussian, and E log(1 − tanh² u) of the change of variables, by quadrature. The published code draws one sample instead."""
+        at, weight = quadrature(self.normal.mean.device, self.normal.mean.dtype)
+        u = self.normal.mean.unsqueeze(-1) + self.normal.stddev.unsqueeze(-1) * at
+        # log(1 − tanh² u) in a form that does not round to log 0
+        slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
+        return self.normal.entropy() + (slope @ weight).sum(dim=-1)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=16)
+def quadrature(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Points and weights for the mean of a function of a standard normal number. Kept, since no CUDA graph can hold the copy to its device."""
+    points, weights = np.polynomial.hermite_e.hermegauss(ENTROPY_NODES)
+    with torch.inference_mode(False):  # they are for every later loss too
+        return tuple(torch.from_numpy(x).to(device, dtype) for x in (points, weights / weights.sum()))  # type: ignore[return-value]
+
 
 class Deterministic(nn.Module):
     """One point, squashed by tanh into the bounds of the tokens, as published."""
@@ -78,6 +114,17 @@ class Deterministic(nn.Module):
 
     def forward(self, hidden: Tensor) -> PointMass:
         return PointMass(torch.tanh(self.point(hidden)))
+
+
+class ExpectilePoint(nn.Module):
+    """A τ-expectile, for `level` τ: as high as the data allow where τ is near 1. Not squashed."""
+
+    def __init__(self, width: int, token_width: int, level: float) -> None:
+        super().__init__()
+        self.point, self.level = nn.Linear(width, token_width), level
+
+    def forward(self, hidden: Tensor) -> Expectile:
+        return Expectile(self.point(hidden), self.level)
 
 
 class Gaussian(nn.Module):

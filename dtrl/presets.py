@@ -12,7 +12,7 @@ from torch import nn
 from dtrl.backbones import Pointwise, Transformer
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.heads import HEADS, AtOnce, Choices, Slots
+from dtrl.heads import HEADS, AtOnce, Choices, ExpectilePoint, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
 from dtrl.tokenizers import (
@@ -24,6 +24,7 @@ from dtrl.tokenizers import (
     Offset,
     OneHot,
     Tokenizer,
+    Uniform,
     VectorQuantization,
 )
 from dtrl.trajectories import Trajectories
@@ -48,8 +49,37 @@ def dt(config: ModelConfig, observation_space: Space, action_space: Space) -> Se
     """Decision Transformer [Chen et al. 2021, arXiv:2106.01345]: (return-to-go, observation, action) tokens, loss on the action.
 
     A goal, which environments show as a part of the observation, comes before the return: it is another thing that is asked for."""
-    fields = [*conditions(config, observation_space), *fields_of("action", action_space, "bounds", loss_weight=1.0)]
+    fields = [*conditions(config, observation_space), *action_fields(config, action_space)]
     return causal(config, fields, action_heads(config, action_space))
+
+
+def odt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
+    """Online Decision Transformer, its offline part [Zheng et al. 2022, arXiv:2202.05607]: a Decision Transformer whose action is drawn from a squashed
+    Gaussian, the entropy of which is kept from falling below −dim(A). Choices, whose entropy is never below 0, need no such bound."""
+    fields = [*conditions(config, observation_space), *entropy_bounded(config, action_fields(config, action_space))]
+    return causal(config, fields, action_heads(config, action_space))
+
+
+def reinformer(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
+    """Reinformer [Zhuang et al. 2024, arXiv:2405.08740]: (observation, return-to-go, action), where the return is predicted from what came before it, by
+    expectile regression, as the highest that the data show from there; acting is given what the model predicts, and nobody asks it for a return.
+
+    The action's head is that of `odt`, as published."""
+    asked = Field("return", Continuous(1, "scale", scale=config.return_scale), loss_weight=1.0, chosen=True)
+    action = entropy_bounded(config, action_fields(config, action_space))
+    heads = {"return": ExpectilePoint(config.width, 1, float(config.expectile or EXPECTILE))}
+    fields = [*observed_fields(config, observation_space), asked, *action]
+    return causal(config, fields, heads | action_heads(config, action_space))
+
+
+def mgdt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
+    """Multi-game Decision Transformer [Lee et al. 2022, arXiv:2205.15241]: (observation, return-to-go, action), where the return is an id whose distribution
+    is learned; acting draws it from that distribution, tilted towards high returns (`DecodingConfig.return_tilt`). The paper's reward tokens are left out."""
+    bins = Uniform((), int(config.return_bins or RETURN_BINS))
+    asked = Field("return", bins, loss_weight=1.0, chosen=True)
+    heads = {"return": Slots(config.width, 1, bins.vocab_size)}
+    fields = [*observed_fields(config, observation_space), asked, *action_fields(config, action_space)]
+    return causal(config, fields, heads | action_heads(config, action_space))
 
 
 def dt_discrete(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
@@ -128,6 +158,9 @@ def pointwise(config: ModelConfig, seen: Sequence[Field], action_space: Space) -
 
 PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {
     "dt": dt,
+    "odt": odt,
+    "reinformer": reinformer,
+    "mgdt": mgdt,
     "dt_discrete": dt_discrete,
     "vq_dt": vq_dt,
     "tt": tt,
@@ -135,6 +168,14 @@ PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {
     "filtered_bc": bc,
     "rvs": rvs,
 }
+WHOLE_ACTIONS = ("dt", "odt", "reinformer", "mgdt")
+"""Presets with one token for the whole action, which may be kept out of the context."""
+ENTROPY_BOUNDED = ("odt", "reinformer")
+"""Presets whose action is a squashed Gaussian by default."""
+EXPECTILE = 0.99
+"""τ of `reinformer` by default, as published."""
+RETURN_BINS = 120
+"""Return tokens of `mgdt` by default, as published for returns from −20 to 100."""
 BINS = {"dt_discrete": (256, "uniform"), "vq_dt": (16, "codes"), "tt": (100, "quantile")}
 """Presets of ids → how many bins or codes, and which, by default: RT-1's 256 [Brohan et al. 2022, arXiv:2212.06817, §5], VQ-BeT's 16 in each of two
 layers, and those that served the Trajectory Transformer best."""
@@ -158,17 +199,23 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
         raise InputError(
             f"bins and binning are of presets that bin ({', '.join(BINS)}), and {config.preset} does not; leave them out."
         )
+    check_preset_options(config)
     discrete = bins is not None or not any(
         isinstance(leaf.space, spaces.Box) for leaf in leaves(trajectories.action_space)
     )
     if (config.binning == "codes") != (binning == "codes") and config.binning is not None:
         raise InputError(f"binning {config.binning} does not go with preset {config.preset}; leave it out.")
-    head = config.head if config.head != "auto" else ("categorical" if discrete else "deterministic")
+    continuous = "tanh_gaussian" if config.preset in ENTROPY_BOUNDED else "deterministic"
+    head = config.head if config.head != "auto" else ("categorical" if discrete else continuous)
     if discrete != (head == "categorical"):
         of = f"preset {config.preset}" if bins else f"the action space {trajectories.action_space}"
         raise InputError(
             f"head {head!r} does not fit {of} of {trajectories.origin.name}; "
             f"use {'categorical' if discrete else 'deterministic, gaussian or tanh_gaussian'}, or leave it to auto."
+        )
+    if config.preset == "odt" and head == "deterministic":
+        raise InputError(
+            "head deterministic has no entropy for preset odt to keep; leave head at auto, or take preset dt."
         )
     longest = max(int(trajectories.episode_lengths.max()), env_step_limit(trajectories.origin.env_spec) or 0)
     scale = float(trajectories.returns_to_go.std(dtype=np.float64)) / RETURN_DEVIATION
@@ -176,6 +223,8 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
         config,
         head=head,
         bins=config.bins or bins,
+        expectile=config.expectile or (EXPECTILE if config.preset == "reinformer" else None),
+        return_bins=config.return_bins or (RETURN_BINS if config.preset == "mgdt" else None),
         binning=config.binning or binning,
         attention=config.attention or ("banded" if config.preset == "tt" else "window"),
         goal=goal_of(config, trajectories),
@@ -184,6 +233,19 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
         max_timestep=config.max_timestep or longest,
         return_scale=config.return_scale or scale or 1.0,
     )
+
+
+def check_preset_options(config: ModelConfig) -> None:
+    """Raise InputError for an option that is of another preset than the configured one."""
+    for name, owner in (("expectile", "reinformer"), ("return_bins", "mgdt")):
+        if getattr(config, name) is not None and config.preset != owner:
+            raise InputError(
+                f"{name} is of preset {owner}, and {config.preset} does not predict returns so; leave it out."
+            )
+    if not config.action_context and config.preset not in WHOLE_ACTIONS:
+        raise InputError(
+            f"action_context is of presets with one token an action ({', '.join(WHOLE_ACTIONS)}), and {config.preset} is none; leave it out."
+        )
 
 
 def training_data(config: ModelConfig, trajectories: Trajectories) -> Trajectories:
@@ -208,6 +270,27 @@ def conditions(config: ModelConfig, observation_space: Space) -> list[Field]:
         *joined(f for f in observed if within(f.name, f"observation/{config.goal}")),
         Field("return", Continuous(1, "scale", scale=config.return_scale)),
         *joined(f for f in observed if not within(f.name, f"observation/{config.goal}")),
+    ]
+
+
+def observed_fields(config: ModelConfig, observation_space: Space) -> list[Field]:
+    """A goal and the observation, where the return comes after them: what `conditions` gives, without it."""
+    return [f for f in conditions(config, observation_space) if f.source != "return"]
+
+
+def action_fields(config: ModelConfig, action_space: Space) -> list[Field]:
+    """The action as one token, all parts together; out of the context where earlier actions are not to be seen. A model that sees them may learn to repeat
+    them instead of looking at the observation [Wen et al. 2020, arXiv:2010.14876]."""
+    return fields_of("action", action_space, "bounds", loss_weight=1.0, in_context=config.action_context)
+
+
+def entropy_bounded(config: ModelConfig, fields: Iterable[Field]) -> list[Field]:
+    """The same fields of an action, those of Boxes with an entropy of at least −1 nat a dimension where their head has a density."""
+    return [
+        replace(f, least_entropy=-float(f.tokenizer.token_width))
+        if isinstance(f.tokenizer, Continuous) and config.head in ("gaussian", "tanh_gaussian")
+        else f
+        for f in fields
     ]
 
 

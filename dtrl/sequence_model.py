@@ -3,6 +3,7 @@
 A *block* is what one environment step contributes to the sequence: the tokens of each field in context, in the order of the fields: (return-to-go,
 observation, action) for the Decision Transformer. The hidden vector at a token predicts the token after it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from dtrl.tokenizers import Tokenizer
 from dtrl.tokenizers.normalization import no_autocast
 from dtrl.windows import Batch
 
+FIRST_MULTIPLIER = 0.1
+"""Of the entropy, before the first update, as in the published code of the Online Decision Transformer."""
+
 
 @dataclass(frozen=True)
 class Field:
@@ -33,6 +37,10 @@ class Field:
     hidden: bool = False
     """Whether the tokens after it may not see what it says, as the values of a Trajectory Transformer: it is predicted, and in context there is a learned
     vector in its place [Janner et al. 2021, §3, hides it by the attention mask]."""
+    chosen: bool = False
+    """Whether acting lets the model choose it and go on from what it chose, although it is no action: a return that the model asks of itself."""
+    least_entropy: float | None = None
+    """Nats below which the mean entropy of its token's distribution is not to fall; a multiplier in the loss sees to it. None for no bound."""
     at_once: bool = False
     """Whether all its tokens are predicted from the one slot before the first, each without knowing the others; such a field is not in context."""
     source: str = ""
@@ -55,6 +63,8 @@ class Loss:
     """Σ w·m."""
     by_field: Mapping[str, tuple[Tensor, Tensor, Tensor]]
     """Field → (Σ m·(−log p), Σ m·error, Σ m), detached; the error of a token is that of `mode_error`."""
+    entropies: Mapping[str, tuple[Tensor, Tensor, Tensor]]
+    """Field whose entropy is bounded → (Σ m·H, Σ m·λ, Σ m), detached."""
 
 
 class SequenceModel(nn.Module):
@@ -94,6 +104,9 @@ class SequenceModel(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleDict({module_name(name): head for name, head in heads.items()})
         self.head_of = dict(heads)
+        self.bounded = [f.name for f in fields if f.least_entropy is not None]
+        start = math.log(FIRST_MULTIPLIER)
+        self.log_multipliers = nn.ParameterList(nn.Parameter(torch.tensor(start)) for _ in self.bounded)
         self.tokens_per_step = sum(f.tokenizer.num_tokens for f in context if not f.joined)
         self.slots = self.slots_of_fields()
         self.sources = list(dict.fromkeys(f.source for f in fields))
@@ -201,11 +214,16 @@ class SequenceModel(nn.Module):
         """Σⱼ wⱼ·m·(−log p(xⱼ | x<ⱼ)) and Σⱼ wⱼ·m over the tokens of valid steps (teacher forcing); their quotient is the loss.
 
         `seen` are the same windows as they are in the model's context, where that is not what it has to predict.
+
+        Where the entropy H of a field is bounded by β, λ·(β − H) is added, whose gradient moves the weights towards more entropy, and the multiplier λ > 0
+        itself the other way: it grows while H < β [Zheng et al. 2022, Online Decision Transformer, §4.2, arXiv:2202.05607]. The value is without the β.
+
         Padding may hold anything, even NaN: its weight in attention and loss is 0, and 0 · NaN is NaN, so it is cleared first."""
         batch = batch.cleared()
-        total, weight, by_field = (
+        total, weight, by_field, entropies = (
             batch.timesteps.new_zeros((), dtype=torch.float32),
             batch.timesteps.new_zeros((), dtype=torch.float32),
+            {},
             {},
         )
         for name, distribution in self(batch if seen is None else seen.cleared()).items():
@@ -218,12 +236,19 @@ class SequenceModel(nn.Module):
             count = valid.sum()
             total = total + f.loss_weight * surprise.sum()
             weight = weight + f.loss_weight * count
+            if f.least_entropy is not None:
+                multiplier = self.log_multipliers[self.bounded.index(name)].exp()
+                entropy = torch.where(valid, distribution.entropy(), 0.0).sum()
+                slack = entropy.detach() - f.least_entropy * count
+                dual = (multiplier - multiplier.detach()) * slack  # of value 0: a gradient for the multiplier alone
+                total = total + f.loss_weight * (dual - multiplier.detach() * entropy)
+                entropies[name] = (entropy.detach(), multiplier.detach() * count, count)
             by_field[name] = (
                 surprise.sum().detach(),
                 torch.where(valid, mode_error(distribution, target), 0.0).sum().detach(),
                 count,
             )
-        return Loss(total, weight, by_field)
+        return Loss(total, weight, by_field, entropies)
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import expectile, norm
 from torch.distributions import Normal
 
-from dtrl.heads import HEADS, LOG_STD_RANGE, PointMass, TanhNormal
+from dtrl.heads import HEADS, LOG_STD_RANGE, Expectile, ExpectilePoint, PointMass, TanhNormal
 
 B, K, D, A = 3, 4, 16, 5
 
@@ -179,6 +179,64 @@ def test_the_density_of_a_sample_is_finite_even_where_tanh_saturates():
 def test_the_mode_of_a_squashed_gaussian_is_the_tanh_of_the_mean():
     assert squashed(0.7, 0.2).mode.item() == pytest.approx(math.tanh(0.7), rel=1e-12)
     assert torch.equal(squashed(0.7, 0.2).mean, squashed(0.7, 0.2).mode)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "error"),
+    [(0.0, 0.05, 1e-9), (1.5, 0.3, 1e-9), (0.3, 1.0, 2e-5), (-2.0, 1.0, 2e-5), (9.0, 1.0, 1e-9), (0.5, math.e, 0.02)],
+)
+def test_the_entropy_of_a_squashed_gaussian_is_the_integral_of_minus_p_log_p(mean, deviation, error):
+    def integrand(u):  # over the Gaussian, so that no density at the edge of the action space is lost
+        log_slope = 2 * (math.log(2) - u - np.logaddexp(0, -2 * u))
+        return -norm.pdf(u, mean, deviation) * (norm.logpdf(u, mean, deviation) - log_slope)
+
+    edges = (mean - 12 * deviation, mean + 12 * deviation)
+    expected, _ = quad(integrand, *edges, points=[0, mean], limit=500, epsabs=1e-12)
+    assert squashed(mean, deviation).entropy().item() == pytest.approx(expected, abs=error)
+
+
+def test_entropies_add_up_over_the_dimensions_and_follow_the_deviation():
+    mean, deviation = torch.tensor([0.2, -1.0]).double(), torch.tensor([0.5, 0.1]).double().requires_grad_()
+    both = TanhNormal(mean, deviation).entropy()
+    parts = [squashed(m, d).entropy() for m, d in zip(mean.tolist(), deviation.tolist(), strict=True)]
+    assert both.item() == pytest.approx(sum(p.item() for p in parts), rel=1e-12)
+    (slope,) = torch.autograd.grad(both, deviation)
+    step = 1e-6
+    higher, lower = (TanhNormal(mean, deviation.detach() + d).entropy() for d in (step, -step))
+    assert slope.sum().item() == pytest.approx((higher - lower).item() / (2 * step), rel=1e-6)
+
+
+# The expectile
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_the_best_constant_is_the_expectile_of_scipy(level):
+    data = np.random.default_rng(0).exponential(size=500)
+    location = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([location], max_iter=100, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        value = -Expectile(location.expand(500, 1), level).log_prob(torch.from_numpy(data)[:, None]).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    assert location.item() == pytest.approx(expectile(data, level), rel=1e-6)
+
+
+def test_half_an_expectile_is_half_the_squared_error_and_its_mode_is_its_point():
+    torch.manual_seed(0)
+    head = ExpectilePoint(D, A, 0.5).double()
+    distribution, value = head(hidden()), torch.randn(B, K, 1, A, dtype=torch.float64)
+    torch.testing.assert_close(distribution.log_prob(value), PointMass(distribution.mode).log_prob(value) / 2)
+    assert torch.equal(distribution.mode, head.point(hidden()))
+
+
+def test_what_lies_above_an_expectile_weighs_more_than_what_lies_below():
+    at = Expectile(torch.zeros(1), 0.99)
+    assert (-at.log_prob(torch.tensor([2.0]))).item() == pytest.approx(0.99 * 4)
+    assert (-at.log_prob(torch.tensor([-2.0]))).item() == pytest.approx(0.01 * 4)
 
 
 # Categorical

@@ -1,5 +1,6 @@
 """Presets: what a configuration becomes, and that each of them learns."""
 
+import dataclasses
 import json
 import math
 
@@ -10,7 +11,17 @@ from gymnasium import spaces
 
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError
-from dtrl.presets import BINS, PRESETS, RETURN_DEVIATION, build, columns_for, resolve, training_data, window_length
+from dtrl.presets import (
+    BINS,
+    PRESETS,
+    RETURN_DEVIATION,
+    WHOLE_ACTIONS,
+    build,
+    columns_for,
+    resolve,
+    training_data,
+    window_length,
+)
 from dtrl.trajectories.columns import Origin
 from dtrl.windows import Windows
 
@@ -178,6 +189,46 @@ def test_actions_reach_the_bounds_of_the_space_or_else_of_the_data(random_trajec
     np.testing.assert_allclose(edges, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("preset", "order"),
+    [
+        ("dt", ["return", "observation", "action"]),
+        ("odt", ["return", "observation", "action"]),
+        ("reinformer", ["observation", "return", "action"]),
+        ("mgdt", ["observation", "return", "action"]),
+    ],
+)
+def test_who_chooses_the_return_itself_has_seen_the_observation(random_trajectories, preset, order):
+    _, model = made(random_trajectories([9, 7]), preset=preset)
+    assert [f.name for f in model.fields] == order
+    chosen = {f.name: (f.chosen, f.loss_weight) for f in model.fields}
+    assert chosen["return"] == ((True, 1.0) if order[1] == "return" else (False, 0.0))
+    assert chosen["action"] == (False, 1.0)
+
+
+@pytest.mark.parametrize("preset", ["odt", "reinformer"])
+def test_a_squashed_gaussian_keeps_the_entropy_of_its_dimensions(random_trajectories, preset):
+    config, model = made(random_trajectories([9, 7]), preset=preset)
+    assert config.head == "tanh_gaussian"
+    assert {f.name: f.least_entropy for f in model.fields if f.least_entropy is not None} == {"action": -2.0}
+    assert model.bounded == ["action"]
+    ids = made(random_trajectories([9, 7], *SPACES["ids"]), preset=preset)[1]
+    assert (ids.bounded, len(ids.log_multipliers)) == ([], 0)
+
+
+@pytest.mark.parametrize("preset", WHOLE_ACTIONS)
+def test_actions_stay_out_of_the_context_where_it_is_asked_for(random_trajectories, preset):
+    data = random_trajectories([9, 7])
+    config, model = made(data, preset=preset, action_context=False)
+    assert model.tokens_per_step == 2
+    assert sorted(model.embeddings) == ["observation", "return"]
+    batch = one_batch(data, config)
+    other = dataclasses.replace(batch, values={**batch.values, "action": -batch.values["action"]})
+    assert torch.equal(model(batch)["action"].mode, model(other)["action"].mode)
+    _, sees = made(data, preset=preset)
+    assert not torch.equal(sees(batch)["action"].mode, sees(other)["action"].mode)
+
+
 # Data
 
 
@@ -194,7 +245,10 @@ def test_filtered_cloning_learns_from_the_best_episodes(random_trajectories):
 
 @pytest.mark.parametrize(
     ("preset", "suggestion"),
-    [("filtered-bc", "did you mean 'filtered_bc'"), ("zzz", "known: dt, dt_discrete, vq_dt, tt, bc, filtered_bc, rvs")],
+    [
+        ("filtered-bc", "did you mean 'filtered_bc'"),
+        ("zzz", "known: dt, odt, reinformer, mgdt, dt_discrete, vq_dt, tt, bc, filtered_bc, rvs"),
+    ],
 )
 def test_an_unknown_preset_names_the_nearest(random_trajectories, preset, suggestion):
     with pytest.raises(InputError, match=f"preset '{preset}' is unknown; {suggestion}"):
@@ -220,3 +274,17 @@ def test_an_action_outside_its_discrete_space_is_refused_before_training(random_
     data.actions[2] = 9
     with pytest.raises(InputError, match=r"the data hold 9 where the space is Discrete\(4, start=-2\)"):
         made(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"expectile": 0.9}, "expectile is of preset reinformer, and dt does not predict returns so; leave it out"),
+        ({"return_bins": 9, "preset": "reinformer"}, "return_bins is of preset mgdt, and reinformer does not"),
+        ({"action_context": False, "preset": "tt"}, "action_context is of presets with one token an action .*, and tt is none"),
+        ({"head": "deterministic", "preset": "odt"}, "head deterministic has no entropy for preset odt to keep; .* take preset dt"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_preset_is_refused(random_trajectories, options, message):
+    with pytest.raises(InputError, match=message):
+        resolve(ModelConfig(**options), random_trajectories([4]))

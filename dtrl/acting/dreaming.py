@@ -109,7 +109,7 @@ def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> M
             state.actions = {
                 leaf.path: prompt.columns[leaf.name("actions")][at] for leaf in leaves(prompt.action_space)
             }
-            tokens = policy.tokens_of(state.actions)
+            tokens = policy.tokens_of(state.actions, state.returns_to_go)
             policy.decide(state, hidden, partial(recorded_ones, tokens))
             state.reward = np.asarray(prompt.rewards[at], dtype=np.float64)
     return policy.stream(state, hidden)

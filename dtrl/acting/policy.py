@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 import dtrl
 from dtrl.acting.actor import Actor, no_return_to_clip
 from dtrl.acting.artefact import load_artefact, save_artefact
+from dtrl.acting.asking import ask
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.masks import Masks
 from dtrl.acting.searching import check_search, search
@@ -49,6 +50,8 @@ class Decision:
     """Which of the field's tokens."""
     fed: bool
     """Whether the model is then told, since something of the same action is predicted from it."""
+    asks: bool = False
+    """Whether it is no part of the action, but a return that the model asks of itself before it acts."""
 
     def part(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of the tokens (B, n) or (B, n, d) of each field, those of this decision."""
@@ -60,14 +63,16 @@ Pick = Callable[[Mapping[str, Distribution], Decision], dict[str, Tensor]]
 
 
 def decisions_of(model: SequenceModel, acted: Collection[str]) -> list[Decision]:
-    """An action's decisions, in the order of the block. `acted` are the columns that hold actions."""
+    """An action's decisions, in the order of the block, with what else the model chooses before it. `acted` are the columns that hold actions."""
     groups: list[list[Field]] = []
     for f in model.fields:
-        if f.source in acted and not f.at_once:
+        if (f.source in acted or f.chosen) and not f.at_once:
             groups[-1].append(f) if f.joined else groups.append([f])
     slots = [(group, slot) for group in groups for slot in range(group[0].tokenizer.num_tokens)]
     return [
-        Decision(tuple(f.name for f in group), slot, fed=i < len(slots) - 1 and group[0].in_context)
+        Decision(
+            tuple(f.name for f in group), slot, fed=i < len(slots) - 1 and group[0].in_context, asks=group[0].chosen
+        )
         for i, (group, slot) in enumerate(slots)
     ]
 
@@ -94,10 +99,11 @@ class Policy(Actor):
         self.context, self.context_length = check_context(context, context_length, config, model.backbone.memory)
         self.decisions = decisions_of(model, self.acted)
         seen = [f.name for f in model.fields if f.in_context]
-        acting = [name for name in seen if model.by_name[name].source in self.acted]
+        decided = {name for decision in self.decisions for name in decision.names}
+        acting = [name for name in seen if name in decided]
         begin = seen.index(acting[0]) if acting else len(seen)
         self.before = seen[:begin]
-        """Fields of a step that are known before its action."""
+        """Fields of a step that are known before anything of it is decided."""
         last = self.decisions[-1]
         pending = list(last.names) if model.by_name[last.names[0]].in_context else []
         self.after = pending + seen[begin + len(acting) :]
@@ -114,6 +120,10 @@ class Policy(Actor):
             )
         if self.decoding.clip_return and "return" not in self.before:
             raise no_return_to_clip(config.preset)
+        if not any(
+            decision.asks and model.by_name[decision.names[0]].tokenizer.vocab_size for decision in self.decisions
+        ):
+            self.decoding.refuse_tilt(config.preset)
         self._anchor = next(model.parameters())
 
     @property
@@ -167,6 +177,8 @@ class Policy(Actor):
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
         def pick(distributions: Mapping[str, Distribution], decision: Decision) -> dict[str, Tensor]:
+            if decision.asks:
+                return ask(self.model, distributions, decoding, state.generators)
             if allowed is not None:
                 distributions = mask_actions(distributions, allowed, self.mask_part(decision))
             return choose(distributions, decoding, state.generators)
@@ -269,9 +281,10 @@ class Policy(Actor):
         decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
         return self.limits[name](decoded)
 
-    def tokens_of(self, actions: Mapping[str, Array]) -> dict[str, Tensor]:
-        """The tokens (B, n) or (B, n, d) of each field of an action, from its parts (B, …) by path, in env units."""
+    def tokens_of(self, actions: Mapping[str, Array], returns: Array) -> dict[str, Tensor]:
+        """The tokens (B, n) or (B, n, d) of each field that is decided, from an action's parts (B, …) by path and the returns-to-go (B,), in env units."""
         values = {name: self.tensor(np.array(actions[leaf.path])[:, None]) for name, leaf in self.acted.items()}
+        values["return"] = self.tensor(returns[:, None])
         names = dict.fromkeys(name for decision in self.decisions for name in decision.names)
         fields = [self.model.by_name[name] for name in names]
         return {f.name: f.tokenizer.encode(values[f.source])[:, 0] for f in fields}

@@ -1,10 +1,9 @@
 """Acting against teacher forcing, on recorded episodes: the proof that the policy in the environment is the model that was trained."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
@@ -47,7 +46,8 @@ def act_along(policy: "Policy", episodes: Trajectories) -> Tensor:
             leaf.path: episodes.columns[leaf.name("observations")][at] for leaf in leaves(episodes.observation_space)
         }
         taken = {leaf.path: episodes.columns[leaf.name("actions")][at] for leaf in leaves(episodes.action_space)}
-        values = decided_along(policy, state, policy.look(state, seen, first), taken)
+        tokens = policy.tokens_of(taken, episodes.returns_to_go[at])
+        values = decided_along(policy, state, policy.look(state, seen, first), tokens)
         for row in np.flatnonzero(step < lengths):
             out[starts[row] + step] = values[row]
         state.actions = taken
@@ -55,11 +55,9 @@ def act_along(policy: "Policy", episodes: Trajectories) -> Tensor:
     return torch.stack([v for v in out if v is not None])
 
 
-def decided_along(
-    policy: "Policy", state: "PolicyState", hidden: Tensor, taken: Mapping[str, npt.NDArray[Any]]
-) -> Tensor:
-    """(B, d) what is compared of all decisions of an action, in their order, when each is told the recorded ones before it."""
-    tokens, values = policy.tokens_of(taken), []
+def decided_along(policy: "Policy", state: "PolicyState", hidden: Tensor, tokens: Mapping[str, Tensor]) -> Tensor:
+    """(B, d) what is compared of all decisions of an action, in their order, when each is told the recorded tokens before it."""
+    values = []
 
     def pick(distributions: Mapping[str, Distribution], decision: "Decision") -> dict[str, Tensor]:
         values.append(joined_values(distributions))

@@ -103,6 +103,11 @@ def remember(recent: Tensor, ids: Tensor) -> Tensor:
 def check_search(policy: "Policy", config: DecodingConfig) -> None:
     """Raise InputError where the policy's actions are no ids, its model does not predict what a plan is made of, its context cannot go on past its
     length, or it has nothing that guesses ahead."""
+    if any(decision.asks for decision in policy.decisions):
+        raise InputError(
+            f"strategy {config.strategy} with guidance, history or a search looks at the tokens of an action alone, and preset {policy.config.preset} chooses "
+            "a return first; use greedy or sample without them."
+        )
     fields = [policy.model.by_name[d.names[0]] for d in policy.decisions]
     if any(len(d.names) > 1 for d in policy.decisions) or not all(
         f.in_context and f.tokenizer.vocab_size is not None for f in fields

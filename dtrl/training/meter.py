@@ -17,6 +17,7 @@ class Meter:
         self.steps_per_update = config.batch_size * window
         self.tokens_per_step = model.tokens_per_step
         self.fields = list(model.head_of)
+        self.bounded = model.bounded
         self.hardware: tuple[int, float] | None = None
         self.rows: list[tuple[int, Tensor]] = []
         """Update → the measures of `Update.gradients`, where they were left: on the device until somebody reads them."""
@@ -62,6 +63,10 @@ class Meter:
             at = 2 + 3 * i
             out[f"train/{name}_loss"] = mean([row[at] / max(row[at + 2], 1) for row in rows])
             out[f"train/{name}_error"] = mean([row[at + 1] / max(row[at + 2], 1) for row in rows])
+        for i, name in enumerate(self.bounded):
+            at = 2 + 3 * (len(self.fields) + i)
+            out[f"train/{name}_entropy"] = mean([row[at] / max(row[at + 2], 1) for row in rows])
+            out[f"train/{name}_entropy_multiplier"] = mean([row[at + 1] / max(row[at + 2], 1) for row in rows])
         self.rows, self.since = [], now
         self.batch_seconds = self.update_seconds = 0.0
         return out

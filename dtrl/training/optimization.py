@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import torch
 
@@ -23,8 +24,12 @@ def learning_rate(update: int, config: TrainingConfig) -> float:
 
 
 def make_optimizer(model: SequenceModel, config: TrainingConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over all parameters. The multipliers of the loss are in a group of their own that no decay pulls anywhere."""
+    duals = list(model.log_multipliers.parameters())
+    others = [p for p in model.parameters() if all(p is not dual for dual in duals)]
+    groups: list[dict[str, Any]] = [{"params": others}, *([{"params": duals, "weight_decay": 0.0}] if duals else [])]
     fused = device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
 def choose_device(name: str) -> torch.device:

@@ -28,12 +28,15 @@ class Update:
         """From the recorded windows to what the model sees of them, where that differs."""
         self.conservative: Callable[[Batch, Batch], tuple[Batch, Batch]] | None = None
         """From both to the windows of a further loss, and what the model sees of those."""
+        duals = set(model.log_multipliers.parameters())
+        self.clipped = [p for p in self.parameters if p not in duals]
+        """All but the multipliers of the loss, whose gradient is a gap of entropy, and would shorten the others'."""
 
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the clipped gradient of a batch's loss in the parameters.
 
-        Returns (2 + 3F,) on the device: the loss, the gradient's norm before clipping, and of each of F fields Σ surprise, Σ error and the number of
-        tokens."""
+        Returns (2 + 3F + 3E,) on the device: the loss, the gradient's norm before clipping, of each of F fields Σ surprise, Σ error and the number of
+        tokens, and of each of the E whose entropy is bounded Σ entropy, Σ multiplier and that number."""
         self.optimizer.zero_grad(set_to_none=True)
         parts, seen = [], None
         if self.perturbation is not None or self.conservative is not None:
@@ -48,11 +51,12 @@ class Update:
         weight = sum_of([part.weight for part in parts])
         value = sum_of([part.total.detach() for part in parts]) / weight
         torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], weight)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.clipped, self.config.gradient_clip)
         fields = [
             sum_of(sums)
-            for name in parts[0].by_field
-            for sums in zip(*(part.by_field[name] for part in parts), strict=True)
+            for rows in ([part.by_field for part in parts], [part.entropies for part in parts])
+            for name in rows[0]
+            for sums in zip(*(row[name] for row in rows), strict=True)
         ]
         return torch.stack([x.float() for x in (value, norm, *fields)])
 

@@ -40,7 +40,9 @@ def weights(trainer):
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize("model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}])
+@pytest.mark.parametrize(
+    "model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}, {"preset": "reinformer"}]
+)
 def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pieces):
     ordinary = make_trainer(data, model, gradient_accumulation=pieces)
     captured = without_a_graph(make_trainer(data, model, gradient_accumulation=pieces))
@@ -66,6 +68,14 @@ def test_the_function_that_is_captured_waits_for_nothing(random_trajectories, ac
         trainer.captured.whole()
         with pytest.raises(AssertionError, match="waits for the device"):
             trainer.captured.failed.item()
+
+
+@pytest.mark.parametrize("preset", ["odt", "reinformer"])
+def test_the_bound_of_an_entropy_waits_for_nothing(data, preset, nothing_read_back):
+    trainer = without_a_graph(make_trainer(data, {"preset": preset, "dropout": 0.1}))
+    trainer.update(1)
+    with nothing_read_back():
+        trainer.captured.whole()
 
 
 def test_dropout_of_the_function_that_is_captured_depends_on_the_update_alone(data):

@@ -1,0 +1,46 @@
+"""The return that a policy asks of itself, where its model predicts one before it acts.
+
+B environments, V ids of a return."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution
+
+from dtrl.config import DecodingConfig
+from dtrl.decoding.choice import token_of
+from dtrl.sequence_model import SequenceModel
+
+
+def ask(
+    model: SequenceModel,
+    distributions: Mapping[str, Distribution],
+    config: DecodingConfig,
+    generators: Sequence[np.random.Generator],
+) -> dict[str, Tensor]:
+    """The token (B, 1) or (B, 1, 1) of a return, from its distribution of batch shape (B, 1), by field; `generators` has one for each row.
+
+    A distribution over ids is tilted first, by `return_tilt`. Then the return is chosen like everything else: its mode when greedy, else a sample."""
+    ((name, distribution),) = distributions.items()
+    if isinstance(distribution, Categorical):
+        numbers = returns_of(model, name)
+        distribution = tilted(distribution, numbers, config.return_tilt)
+    return {name: token_of(distribution, config, generators)}
+
+
+def returns_of(model: SequenceModel, name: str) -> Tensor:
+    """(V,) the return that each id of a field stands for, in env units."""
+    tokenizer = model.by_name[name].tokenizer
+    assert tokenizer.vocab_size is not None
+    ids = torch.arange(tokenizer.vocab_size, device=next(model.parameters()).device)
+    return tokenizer.decode(ids[:, None, None]).flatten()
+
+
+def tilted(distribution: Categorical, returns: Tensor, tilt: float) -> Categorical:
+    """p(R) · exp(κ · (R − lowest) / (highest − lowest)), normalised, for the returns (V,) of the ids: the distribution of returns given that an expert acts,
+    if the odds of an expert rise so with the return [Lee et al. 2022, arXiv:2205.15241, §3.4]."""
+    span = (returns.max() - returns.min()).clamp_min(torch.finfo(returns.dtype).tiny)
+    share = ((returns - returns.min()) / span).to(distribution.logits.dtype)
+    return Categorical(logits=(distribution.logits + tilt * share).log_softmax(dim=-1), validate_args=False)
