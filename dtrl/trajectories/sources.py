@@ -119,7 +119,7 @@ def locate(dataset: str) -> Path:
         known = local_datasets()
         raise InputError(
             f"{dataset!r} is no file, and neither a folder with a Minari dataset nor a dataset id such as hopper/medium-v0; "
-            f"{did_you_mean(dataset, list(known))} `dtrl datasets list` shows what is here."
+            f"`dtrl datasets list` shows what is here; {did_you_mean(dataset, list(known))}"
         )
     root = minari_root()
     local = root / dataset / "data"
@@ -164,7 +164,7 @@ def download(dataset: str) -> None:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(
             f"dataset {dataset!r} is not in {minari_root()}, and Minari could not download it ({reason}); "
-            f"{did_you_mean(dataset, list(local_datasets()))} `dtrl datasets list` shows the local ones."
+            f"`dtrl datasets list` shows the local ones; {did_you_mean(dataset, list(local_datasets()))}"
         ) from error
 
 
