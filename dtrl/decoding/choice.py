@@ -30,8 +30,8 @@ def choose(
 
 def token_of(distribution: Distribution, config: DecodingConfig, generators: Sequence[np.random.Generator]) -> Tensor:
     """The mode when greedy, else a sample."""
-    if config.greedy:
-        return distribution.mode
+    if config.greedy:  # a Categorical's `mode` would make probabilities first
+        return distribution.logits.argmax(dim=-1) if isinstance(distribution, Categorical) else distribution.mode
     if isinstance(distribution, Categorical):
         return sample_categorical(process(distribution.logits, config), generators)
     if isinstance(distribution, OneHots):
@@ -75,7 +75,7 @@ def likeliest(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor
 
 def sample_categorical(logits: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
     """Ids (…) of logits (…, V), by one uniform number a token."""
-    probabilities = logits.double().softmax(dim=-1)
+    probabilities = logits.softmax(dim=-1, dtype=torch.float64)
     return pick(probabilities, draw(generators, logits.shape[:-1], probabilities, "random"))
 
 
@@ -83,13 +83,16 @@ def pick(weights: Tensor, uniforms: Tensor) -> Tensor:
     """Ids (…): the inverse of the cumulative distribution at uniform numbers (…), from weights (…, V) that need not sum to 1; float64, so that no rounding
     picks an id of weight 0."""
     cumulative = weights.cumsum(dim=-1)
-    u = uniforms * cumulative[..., -1]
-    return torch.searchsorted(cumulative, u.unsqueeze(-1), right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
+    u = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, u, right=True).squeeze(-1).clamp_(max=weights.shape[-1] - 1)
 
 
 def draw(generators: Sequence[np.random.Generator], shape: torch.Size, like: Tensor, kind: str) -> Tensor:
     """Numbers of the given shape, row i from generator i."""
     if len(generators) != shape[0]:
         raise ValueError(f"{len(generators)} generators for {shape[0]} rows")
-    numbers = np.stack([getattr(g, kind)(tuple(shape[1:])) for g in generators])
+    if shape.numel() == len(generators):  # one each: the same number without an array for it
+        numbers = np.array([getattr(g, kind)() for g in generators]).reshape(shape)
+    else:
+        numbers = np.stack([getattr(g, kind)(tuple(shape[1:])) for g in generators])
     return torch.from_numpy(numbers).to(like.device, like.dtype)
