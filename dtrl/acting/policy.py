@@ -113,6 +113,7 @@ class Policy(Actor):
                 f"guidance and contrast compare the wanted return with another, and preset {config.preset} is told none; leave them out."
             )
         self._anchor = next(model.parameters())
+        self.check_decoding()
 
     @property
     def device(self) -> torch.device:

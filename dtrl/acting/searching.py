@@ -31,10 +31,7 @@ def search(
     policy: "Policy", state: PolicyState, hidden: Tensor, first: Begins, config: DecodingConfig
 ) -> dict[str, Tensor]:
     """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context is then told
-    all but the last, as by `Policy.decide`; rows in `first` begin an episode.
-
-    Raises InputError where the policy's actions are no ids, and for what its preset cannot do."""
-    check_search(policy, config)
+    all but the last, as by `Policy.decide`; rows in `first` begin an episode. The policy has passed `check_search`."""
     decisions, rows = policy.decisions, len(state.timesteps)
     stream = policy.stream(state, hidden)
     if config.strategy == "plan":

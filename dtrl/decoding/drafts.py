@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.choice import draw, pick
+from dtrl.decoding.choice import draw_ids, idle, pick, uniforms_of
 from dtrl.decoding.processors import process, process_history
 from dtrl.decoding.progress import Progress
 from dtrl.decoding.stream import TokenStream
@@ -149,33 +149,6 @@ def guess_at_once(logits: Tensor, counts: Tensor, config: DecodingConfig, genera
     if config.greedy:
         return Proposal(distribution.argmax(dim=-1), counts, distribution)
     return Proposal(pick(distribution, uniforms_of(counts, generators, logits)), counts, distribution)
-
-
-def uniforms_of(counts: Tensor, generators: Generators, like: Tensor, width: int | None = None) -> Tensor:
-    """(B, width) float64: of row i the first `counts` (B,) from its generator; the others are 0.5, and `width` is that of the largest count."""
-    each = counts.tolist()
-    uniforms = np.full((len(each), max(each) if width is None else width), 0.5)
-    for row, count in enumerate(each):
-        if count:
-            uniforms[row, :count] = generators[row].random(count)
-    return torch.from_numpy(uniforms).to(like.device)
-
-
-def idle(logits: Tensor, history: Tensor, busy: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, V) and history (B, T) with something harmless in the rows that are not `busy` (B,)."""
-    return logits.masked_fill(~busy[:, None], 0), history.masked_fill(~busy[:, None], -1)
-
-
-def draw_ids(distribution: Tensor, config: DecodingConfig, generators: Generators, drawing: Tensor) -> Tensor:
-    """Ids (B,) from a distribution (B, V); 0 for rows that are not `drawing` (B,), whose generators are left alone."""
-    if config.greedy:
-        return distribution.argmax(dim=-1).masked_fill(~drawing, 0)
-    rows = torch.nonzero(drawing).squeeze(1)
-    ids = torch.zeros(len(distribution), dtype=torch.long, device=distribution.device)
-    chosen = [generators[row] for row in rows.tolist()]
-    if chosen:
-        ids[rows] = pick(distribution[rows], draw(chosen, rows.shape, distribution, "random"))
-    return ids
 
 
 def distribution_of(logits: Tensor, history: Tensor | None, config: DecodingConfig) -> Tensor:

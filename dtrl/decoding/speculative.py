@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.choice import pick
-from dtrl.decoding.drafts import Proposal, distribution_of, uniforms_of
+from dtrl.decoding.choice import pick, uniforms_of
+from dtrl.decoding.drafts import Proposal, distribution_of
 from dtrl.decoding.processors import check_rows
 from dtrl.decoding.progress import Generation, Progress
 from dtrl.decoding.stream import TokenStream
