@@ -75,6 +75,8 @@ def apart(stream: ModelStream, rows: int, config: DecodingConfig) -> TokenStream
 def by_field(policy: "Policy", ids: Tensor) -> dict[str, Tensor]:
     """The ids (B, n) of an action's decisions, by field."""
     names = [decision.names[0] for decision in policy.decisions]
+    if names[0] == names[-1]:  # the fields come one after the other
+        return {names[0]: ids}
     return {name: ids[:, [i for i, n in enumerate(names) if n == name]] for name in dict.fromkeys(names)}
 
 

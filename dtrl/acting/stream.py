@@ -72,6 +72,8 @@ class ModelStream:
 
     def hidden(self) -> Tensor:
         """(B, D) what the next token is predicted from."""
+        if (self.last == self.last[0]).all():  # the same of every row, and no index by row is needed
+            return self.states[:, int(self.last[0])]
         return self.states[np.arange(self.rows), self.last]
 
     def logits(self) -> Tensor:
@@ -92,21 +94,29 @@ class ModelStream:
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, n, D) of ids (B, n) that come next."""
-        rows, count = ids.shape
-        x = self.states.new_zeros(rows, count, self.model.width)
         places, timesteps = self.positions % len(self.layout), self.positions // len(self.layout)
+        if (places == places[0]).all():
+            return self.embed_from(ids, int(places[0]), timesteps)
+        x = self.states.new_empty(*ids.shape, self.model.width)
         for place in np.unique(places):
             which = np.flatnonzero(places == place)
-            at = 0
-            while at < count:
-                steps, within = divmod(int(place) + at, len(self.layout))
-                name, slot = self.layout[within]
-                end = min(count, at + self.model.by_name[name].tokenizer.num_tokens - slot)
-                if self.model.by_name[name].tokenizer.vocab_size is not None:  # else it is past what can be told by ids
-                    when = torch.from_numpy(timesteps[which] + steps).to(ids.device)
-                    x[which, at:end] = self.model.embed_ids(name, ids[which, at:end], slot, when)
-                at = end
+            x[which] = self.embed_from(ids[which], int(place), timesteps[which])
         return x
+
+    def embed_from(self, ids: Tensor, place: int, timesteps: Counts) -> Tensor:
+        """(B, n, D) of ids (B, n) whose first comes at `place` of the steps `timesteps` (B,)."""
+        parts, at, count = [], 0, ids.shape[1]
+        while at < count:
+            steps, within = divmod(place + at, len(self.layout))
+            name, slot = self.layout[within]
+            end = min(count, at + self.model.by_name[name].tokenizer.num_tokens - slot)
+            if self.model.by_name[name].tokenizer.vocab_size is None:  # past what can be told by ids
+                parts.append(self.states.new_zeros(len(ids), end - at, self.model.width))
+            else:
+                when = torch.from_numpy(timesteps + steps).to(ids.device)
+                parts.append(self.model.embed_ids(name, ids[:, at:end], slot, when))
+            at = end
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def read(self, states: Tensor, positions: Counts) -> Tensor:
         """(B, n, V) log-probabilities of the tokens at `positions` (B, n), one after the other, from the hidden vectors (B, n, D) before them."""

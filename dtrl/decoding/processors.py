@@ -101,13 +101,18 @@ def process(logits: Tensor, config: DecodingConfig, history: Tensor | None = Non
 
     `history` (B, T), for logits (B, V), are the ids so far, right-padded with −1; without it those that need it are left out. Raises InputError where a
     row has no token to choose from, naming the stage that took the last one."""
-    processed = logits
-    for name, (processor, off) in PROCESSORS.items():
-        if getattr(config, name) != off:
-            processed = processor(processed, config)
+    processed = cut(logits, config)
     if lost(processed):  # a row that is lost stays lost, so that one look at the end sees it; which stage it was is asked only then
         name_stage(logits, config)
     return processed if history is None else process_history(processed, config, history)
+
+
+def cut(logits: Tensor, config: DecodingConfig) -> Tensor:
+    """(…, V) → (…, V), through every processor of `PROCESSORS` whose option is on, whatever is left of a row."""
+    for name, (processor, off) in PROCESSORS.items():
+        if getattr(config, name) != off:
+            logits = processor(logits, config)
+    return logits
 
 
 def name_stage(logits: Tensor, config: DecodingConfig) -> None:
