@@ -17,6 +17,7 @@ import dtrl
 from dtrl.acting.actor import Actor
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.context import CONTEXTS, Context, check_context
+from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
 from dtrl.acting.searching import check_search, search
 from dtrl.acting.state import Begins, PolicyState
@@ -114,6 +115,8 @@ class Policy(Actor):
             )
         self._anchor = next(model.parameters())
         self.check_decoding()
+        self.guesser = load_draft(self) if self.decoding.draft_path else None
+        """The policy whose model guesses ahead, where one does."""
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +129,8 @@ class Policy(Actor):
 
     def to(self, device: str | torch.device) -> "Policy":
         self.model.to(device)
+        if self.guesser is not None:
+            self.guesser.to(device)
         self._state = None
         return self
 
@@ -174,10 +179,11 @@ class Policy(Actor):
             hidden = self.look(state, observations, first)
             if decoding.at_once:
                 tokens = self.decide(state, hidden, pick)
+                state.draft_context = None
             else:
                 if allowed is not None:
                     decoding.refuse_masks()
-                tokens = search(self, state, hidden, first, decoding)
+                tokens = search(self, state, hidden, first, decoding, observations)
             return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
 
     def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:

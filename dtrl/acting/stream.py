@@ -34,8 +34,10 @@ class ModelStream:
         ]
         self.positions = timesteps * len(self.layout) + place
         """(B,) of the token that comes next, counted from the episode's start."""
+        self.reach = 0
+        """How many tokens from before the last call a rollback may forget too: those of a draft come one by one, and go at once."""
         self.states = state[:, None]
-        """(B, n + 1, D) the hidden vectors before the last call, and after each of its tokens."""
+        """(B, n + 1 + up to `reach`, D) the hidden vectors before the last call, and after each of its n tokens."""
         self.last = np.zeros(len(state), np.int64)
         """(B,) which of them the next token is predicted from."""
 
@@ -64,7 +66,7 @@ class ModelStream:
         self.positions, self.states, self.last = self.positions[rows], self.states[index], self.last[rows]
 
     def rollback(self, counts: Tensor) -> None:
-        """Forget the last `counts` (B,) tokens of each row, of those that the last call of `feed` brought."""
+        """Forget the last `counts` (B,) tokens of each row, of those that the last call of `feed` brought, and `reach` before."""
         forgotten = counts.cpu().numpy()
         assert (forgotten <= self.last).all()
         self.context.forget(forgotten)
@@ -84,13 +86,18 @@ class ModelStream:
         """Append ids (B, n); returns the logits (B, n, V) after each of them."""
         after = self.positions[:, None] + np.arange(1, ids.shape[1] + 1)
         self.tell(ids)
-        return self.read(self.states[:, 1:], after)
+        return self.read(self.states[:, -ids.shape[1] :], after)
 
     def tell(self, ids: Tensor) -> None:
         """Append ids (B, n)."""
         new = self.context.extend_all(self.embed(ids))
-        self.states = torch.cat([self.hidden()[:, None], new], dim=1)
-        self.positions, self.last = self.positions + ids.shape[1], np.full(self.rows, ids.shape[1])
+        known = min(self.reach, int(self.last.min()))
+        before = self.hidden()[:, None]
+        if known:
+            places = self.last[:, None] + np.arange(-known, 1)
+            before = self.states[np.arange(self.rows)[:, None], places]
+        self.states = torch.cat([before, new], dim=1)
+        self.positions, self.last = self.positions + ids.shape[1], np.full(self.rows, known + ids.shape[1])
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, n, D) of ids (B, n) that come next."""

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dtrl.acting import Policy
 from dtrl.acting.context import Counts, Full
+from dtrl.acting.drafting import draft_of
 from dtrl.acting.dreaming import after_prompt
 from dtrl.acting.planning import plan
-from dtrl.acting.searching import draft_of
 from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.stream import ModelStream
 from dtrl.bench import timing

@@ -102,7 +102,9 @@ def process(logits: Tensor, config: DecodingConfig, history: Tensor | None = Non
     `history` (B, T), for logits (B, V), are the ids so far, right-padded with −1; without it those that need it are left out. Raises InputError where a
     row has no token to choose from, naming the stage that took the last one."""
     processed = cut(logits, config)
-    if lost(processed):  # a row that is lost stays lost, so that one look at the end sees it; which stage it was is asked only then
+    if lost(
+        processed
+    ):  # a row that is lost stays lost, so that one look at the end sees it; which stage it was is asked only then
         name_stage(logits, config)
     return processed if history is None else process_history(processed, config, history)
 
@@ -147,7 +149,9 @@ def check_rows(logits: Tensor, stage: str) -> None:
 def lost(logits: Tensor) -> bool:
     """Whether the largest logit of some row of (…, V) is no finite number."""
     largest = logits.amax(dim=-1)
-    return bool((largest - largest).any())  # 0 of finite numbers, NaN of all others; `isfinite` would be four operations
+    return bool(
+        (largest - largest).any()
+    )  # 0 of finite numbers, NaN of all others; `isfinite` would be four operations
 
 
 def unsorted(ordered: Tensor, order: Tensor) -> Tensor:
