@@ -275,6 +275,8 @@ HISTORY = ("repetition_penalty", "no_repeat_ngram")
 """Options that look at the tokens so far."""
 PAIRED = ("guidance", "contrast")
 """Options that compare two conditions of a model."""
+DRAFTS = ("factorised", "ngram")
+"""What guesses ahead without a model of its own; every other draft is the path of one."""
 STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "greedy": ("takes the mode", ()),
     "sample": ("draws from the distribution", ("temperature", *CUTS)),
@@ -334,8 +336,8 @@ class DecodingConfig:
     )
     draft: str = option(
         "factorised",
-        "speculative: what guesses ahead, a head for all tokens at once (factorised) or what followed the same tokens before (ngram)",
-        ("factorised", "ngram"),
+        "speculative: what guesses ahead, a head for all tokens at once (factorised), what followed the same tokens before (ngram), or a smaller policy "
+        "of the same tokens (its run directory or file)",
     )
     draft_tokens: int = option(4, "speculative: tokens guessed ahead, γ")
     horizon: int = option(15, "plan: steps looked ahead; 15 in the paper")
@@ -356,6 +358,10 @@ class DecodingConfig:
                 raise InputError(f"{name} {getattr(self, name)} is outside [0, 1]; 0 keeps all actions.")
         if not 0 <= self.contrastive_alpha <= 1:
             raise InputError(f"contrastive_alpha {self.contrastive_alpha} is outside [0, 1]; 0 is greedy.")
+        if not self.draft:
+            raise InputError(
+                f"draft {self.draft!r} is empty; choose {', '.join(DRAFTS)}, or the run directory of a policy."
+            )
         check_positive(self, "repetition_penalty", "beam_width", "draft_tokens", "horizon", "expansions")
         for name, off in (("guidance", 1), ("contrast", 0)):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
@@ -417,6 +423,11 @@ class DecodingConfig:
     def looks_back(self) -> bool:
         """Whether what may come depends on the tokens so far."""
         return any(name in self.changed for name in HISTORY)
+
+    @property
+    def draft_path(self) -> str | None:
+        """Where the model lies that guesses ahead, if it is one."""
+        return self.draft if self.strategy == "speculative" and self.draft not in DRAFTS else None
 
     @property
     def candidates(self) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dtrl.bench import BENCHMARKS, contexts
+from dtrl.bench import BENCHMARKS, contexts, decoding
 from dtrl.bench.paper_loop import PaperLoop
 from dtrl.bench.timing import compare, interleaved, torch_threads
 from dtrl.bench.training import Collator, dtrl_batches, hopper_shaped
+from dtrl.cli import main
 from dtrl.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +123,38 @@ def test_peer_that_is_not_installed_is_asked_for_by_its_extra(tmp_path):
         "dtrl: this benchmark compares with transformers, which is not installed; `pip install 'dtrl[bench]'` brings it."
     ]
     assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def drafting_run(tmp_path):
+    """A run of two updates on a table of two episodes, with actions of two dimensions."""
+    table = tmp_path / "walk.csv"
+    lines = [f"{e},{t / 10},{e - t},{t / 50},{e / 2},1" for e in range(2) for t in range(50)]
+    table.write_text("\n".join(["id,x,v,a,b,r", *lines, ""]))
+    columns = ["observation=x,v", "action=a,b", "reward=r", "episode=id"]
+    small = {"context-length": 2, "width": 8, "heads": 1, "layers": 1, "bins": 4, "updates": 2, "eval-episodes": 0}
+    flags = [word for key, value in small.items() for word in (f"--{key}", str(value))]
+    run = str(tmp_path / "run")
+    preset = ["--preset", "dt_discrete", "--draft-head", "--device", "cpu"]
+    assert main(["train", str(table), "--columns", *columns, "--logdir", run, *preset, *flags]) == 0
+    return run
+
+
+@pytest.mark.slow
+def test_speculative_decoding_is_measured_on_a_run_and_its_data(drafting_run):
+    rows = decoding.speculation_rows(1, 1, 1, 1, drafting_run)
+    assert [row["dtrl"] for row in rows] == ["speculative, factorised draft", "speculative, ngram draft"]
+    for row in rows:
+        assert row["work"] == "sampling an action of 2 tokens, 2/2 dimensions"
+        assert 1 <= row["tokens_per_pass"] <= 2
+        assert row["ratio"] > 0
+        assert row["judging"] > 0
+
+
+def test_a_run_that_does_not_name_its_data_is_refused(random_trajectories, untrained_policy, tmp_path):
+    untrained_policy(random_trajectories([7, 5])).save(tmp_path / "policy")
+    with pytest.raises(InputError, match=r"policy is no run directory with a config\.toml, which names the data"):
+        decoding.trained_on(str(tmp_path / "policy"))
 
 
 def test_jobs_take_turns_and_every_one_begins_a_round():

@@ -30,9 +30,20 @@ def save_artefact(path: Path, tensors: "Mapping[str, Tensor]", document: Mapping
     """Write the file atomically. Raises InputError where it cannot be written."""
     from safetensors.torch import save
 
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole = apart({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     text = as_text(document)
     write_atomically(path, save(whole, metadata={KEY: text, "sha256": digest(tensor_parts(whole), text)}))
+
+
+def apart(tensors: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+    """The tensors, each with memory of its own: safetensors takes no other, and a draft shares the tokenizer of the field that it guesses."""
+    known: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if place in known else tensor
+        known.add(place)
+    return separate
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array], document: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from dtrl.acting.actor import Actor, no_return_to_clip
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.asking import ask
 from dtrl.acting.context import CONTEXTS, Context, check_context
+from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
 from dtrl.acting.searching import check_search, search
 from dtrl.acting.state import Begins, PolicyState
@@ -125,6 +126,9 @@ class Policy(Actor):
         ):
             self.decoding.refuse_tilt(config.preset)
         self._anchor = next(model.parameters())
+        self.check_decoding()
+        self.guesser = load_draft(self) if self.decoding.draft_path else None
+        """The policy whose model guesses ahead, where one does."""
 
     @property
     def device(self) -> torch.device:
@@ -137,6 +141,8 @@ class Policy(Actor):
 
     def to(self, device: str | torch.device) -> "Policy":
         self.model.to(device)
+        if self.guesser is not None:
+            self.guesser.to(device)
         self._state = None
         return self
 
@@ -187,10 +193,11 @@ class Policy(Actor):
             hidden = self.look(state, observations, first)
             if decoding.at_once:
                 tokens = self.decide(state, hidden, pick)
+                state.draft_context = None
             else:
                 if allowed is not None:
                     decoding.refuse_masks()
-                tokens = search(self, state, hidden, first, decoding)
+                tokens = search(self, state, hidden, first, decoding, observations)
             return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
 
     def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:

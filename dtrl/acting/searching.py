@@ -2,23 +2,24 @@
 
 B environments, n tokens of an action, D width."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.distributions import Categorical
 
+from dtrl.acting.drafting import check_head, draft_of
 from dtrl.acting.planning import OUTCOMES, plan
 from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.stream import ModelStream
 from dtrl.config import DecodingConfig
 from dtrl.decoding.contrastive import paired
-from dtrl.decoding.drafts import Draft, FactorisedDraft, NgramDraft
+from dtrl.decoding.drafts import StreamDraft
 from dtrl.decoding.generate import generate
 from dtrl.decoding.stream import TokenStream
 from dtrl.errors import InputError
-from dtrl.presets import DRAFT
 
 if TYPE_CHECKING:
     from dtrl.acting.policy import Policy
@@ -28,13 +29,15 @@ REMEMBERED = 64
 
 
 def search(
-    policy: "Policy", state: PolicyState, hidden: Tensor, first: Begins, config: DecodingConfig
+    policy: "Policy",
+    state: PolicyState,
+    hidden: Tensor,
+    first: Begins,
+    config: DecodingConfig,
+    observations: Mapping[str, npt.NDArray[Any]],
 ) -> dict[str, Tensor]:
     """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context is then told
-    all but the last, as by `Policy.decide`; rows in `first` begin an episode.
-
-    Raises InputError where the policy's actions are no ids, and for what its preset cannot do."""
-    check_search(policy, config)
+    all but the last, as by `Policy.decide`; rows in `first` begin an episode. The policy has passed `check_search`."""
     decisions, rows = policy.decisions, len(state.timesteps)
     stream = policy.stream(state, hidden)
     if config.strategy == "plan":
@@ -44,6 +47,7 @@ def search(
         if config.looks_back or config.draft == "ngram":
             nothing = torch.full((rows, 0), -1, dtype=torch.long, device=hidden.device)
             prompt = state.recent = nothing if state.recent is None else forget(state.recent, first)
+        draft = draft_of(policy, state, hidden[:rows], first, config, observations)
         in_place = policy.conditions == 1 and config.strategy != "beam"
         found = generate(
             stream if in_place else apart(stream, rows, config),
@@ -51,9 +55,12 @@ def search(
             state.generators,
             len(decisions),
             prompt=prompt,
-            draft=draft_of(policy, hidden[:rows], config),
+            draft=draft,
         )
         ids = found.ids
+        if isinstance(draft, StreamDraft):
+            assert isinstance(draft.stream, ModelStream)
+            state.draft_context = draft.stream.context
         if prompt is not None:
             state.recent = remember(prompt, ids)
         if found.speculation is not None:
@@ -78,6 +85,8 @@ def apart(stream: ModelStream, rows: int, config: DecodingConfig) -> TokenStream
 def by_field(policy: "Policy", ids: Tensor) -> dict[str, Tensor]:
     """The ids (B, n) of an action's decisions, by field."""
     names = [decision.names[0] for decision in policy.decisions]
+    if names[0] == names[-1]:  # the fields come one after the other
+        return {names[0]: ids}
     return {name: ids[:, [i for i, n in enumerate(names) if n == name]] for name in dict.fromkeys(names)}
 
 
@@ -122,29 +131,5 @@ def check_search(policy: "Policy", config: DecodingConfig) -> None:
             raise InputError(
                 f"strategy plan imagines steps past the window that context {policy.context} recomputes; train with --attention banded or full."
             )
-    drafts = [f"{DRAFT}{f.name}" for f in fields]
-    if (
-        config.strategy == "speculative"
-        and config.draft == "factorised"
-        and not set(drafts) <= policy.model.head_of.keys()
-    ):
-        raise InputError(
-            "strategy speculative needs a head that guesses ahead, and this policy has none; train with --preset dt_discrete --draft-head, or take "
-            "--draft ngram."
-        )
-
-
-def draft_of(policy: "Policy", hidden: Tensor, config: DecodingConfig) -> Draft | None:
-    """What guesses an action's tokens from the hidden vectors (B, D) before them, for the strategy `speculative`."""
-    if config.strategy != "speculative":
-        return None
-    if config.draft == "ngram":
-        return NgramDraft()
-    logits = []
-    for name in dict.fromkeys(decision.names[0] for decision in policy.decisions):
-        distribution = policy.model.predict(f"{DRAFT}{name}", hidden)
-        assert isinstance(distribution, Categorical)
-        logits.append(distribution.logits)
-    widest = max(part.shape[-1] for part in logits)
-    padded = [torch.nn.functional.pad(part, (0, widest - part.shape[-1]), value=-torch.inf) for part in logits]
-    return FactorisedDraft(torch.cat(padded, dim=1))
+    if config.strategy == "speculative" and config.draft == "factorised":
+        check_head(policy)

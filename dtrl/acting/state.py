@@ -37,6 +37,8 @@ class PolicyState:
     """(B,) what the last action earned, once the step that follows it has begun."""
     recent: Any = None
     """(B, T) ids of the last actions, right-padded with −1, where the decoding looks back on them."""
+    draft_context: Any = None
+    """What the model that guesses ahead looks back on, where one does; None where it has seen nothing, or has missed a step."""
     speculation: Any = None
     """How well a draft has guessed so far (`dtrl.decoding.progress.Speculation`)."""
     started: bool = False

@@ -34,8 +34,10 @@ class ModelStream:
         ]
         self.positions = timesteps * len(self.layout) + place
         """(B,) of the token that comes next, counted from the episode's start."""
+        self.reach = 0
+        """How many tokens from before the last call a rollback may forget too: those of a draft come one by one, and go at once."""
         self.states = state[:, None]
-        """(B, n + 1, D) the hidden vectors before the last call, and after each of its tokens."""
+        """(B, n + 1 + up to `reach`, D) the hidden vectors before the last call, and after each of its n tokens."""
         self.last = np.zeros(len(state), np.int64)
         """(B,) which of them the next token is predicted from."""
 
@@ -64,7 +66,7 @@ class ModelStream:
         self.positions, self.states, self.last = self.positions[rows], self.states[index], self.last[rows]
 
     def rollback(self, counts: Tensor) -> None:
-        """Forget the last `counts` (B,) tokens of each row, of those that the last call of `feed` brought."""
+        """Forget the last `counts` (B,) tokens of each row, of those that the last call of `feed` brought, and `reach` before."""
         forgotten = counts.cpu().numpy()
         assert (forgotten <= self.last).all()
         self.context.forget(forgotten)
@@ -72,6 +74,8 @@ class ModelStream:
 
     def hidden(self) -> Tensor:
         """(B, D) what the next token is predicted from."""
+        if (self.last == self.last[0]).all():  # the same of every row, and no index by row is needed
+            return self.states[:, int(self.last[0])]
         return self.states[np.arange(self.rows), self.last]
 
     def logits(self) -> Tensor:
@@ -82,31 +86,44 @@ class ModelStream:
         """Append ids (B, n); returns the logits (B, n, V) after each of them."""
         after = self.positions[:, None] + np.arange(1, ids.shape[1] + 1)
         self.tell(ids)
-        return self.read(self.states[:, 1:], after)
+        return self.read(self.states[:, -ids.shape[1] :], after)
 
     def tell(self, ids: Tensor) -> None:
         """Append ids (B, n)."""
         new = self.context.extend_all(self.embed(ids))
-        self.states = torch.cat([self.hidden()[:, None], new], dim=1)
-        self.positions, self.last = self.positions + ids.shape[1], np.full(self.rows, ids.shape[1])
+        known = min(self.reach, int(self.last.min()))
+        before = self.hidden()[:, None]
+        if known:
+            places = self.last[:, None] + np.arange(-known, 1)
+            before = self.states[np.arange(self.rows)[:, None], places]
+        self.states = torch.cat([before, new], dim=1)
+        self.positions, self.last = self.positions + ids.shape[1], np.full(self.rows, known + ids.shape[1])
 
     def embed(self, ids: Tensor) -> Tensor:
         """(B, n, D) of ids (B, n) that come next."""
-        rows, count = ids.shape
-        x = self.states.new_zeros(rows, count, self.model.width)
         places, timesteps = self.positions % len(self.layout), self.positions // len(self.layout)
+        if (places == places[0]).all():
+            return self.embed_from(ids, int(places[0]), timesteps)
+        x = self.states.new_empty(*ids.shape, self.model.width)
         for place in np.unique(places):
             which = np.flatnonzero(places == place)
-            at = 0
-            while at < count:
-                steps, within = divmod(int(place) + at, len(self.layout))
-                name, slot = self.layout[within]
-                end = min(count, at + self.model.by_name[name].tokenizer.num_tokens - slot)
-                if self.model.by_name[name].tokenizer.vocab_size is not None:  # else it is past what can be told by ids
-                    when = torch.from_numpy(timesteps[which] + steps).to(ids.device)
-                    x[which, at:end] = self.model.embed_ids(name, ids[which, at:end], slot, when)
-                at = end
+            x[which] = self.embed_from(ids[which], int(place), timesteps[which])
         return x
+
+    def embed_from(self, ids: Tensor, place: int, timesteps: Counts) -> Tensor:
+        """(B, n, D) of ids (B, n) whose first comes at `place` of the steps `timesteps` (B,)."""
+        parts, at, count = [], 0, ids.shape[1]
+        while at < count:
+            steps, within = divmod(place + at, len(self.layout))
+            name, slot = self.layout[within]
+            end = min(count, at + self.model.by_name[name].tokenizer.num_tokens - slot)
+            if self.model.by_name[name].tokenizer.vocab_size is None:  # past what can be told by ids
+                parts.append(self.states.new_zeros(len(ids), end - at, self.model.width))
+            else:
+                when = torch.from_numpy(timesteps + steps).to(ids.device)
+                parts.append(self.model.embed_ids(name, ids[:, at:end], slot, when))
+            at = end
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def read(self, states: Tensor, positions: Counts) -> Tensor:
         """(B, n, V) log-probabilities of the tokens at `positions` (B, n), one after the other, from the hidden vectors (B, n, D) before them."""

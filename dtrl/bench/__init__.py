@@ -18,6 +18,6 @@ BENCHMARKS: dict[str, ModuleType] = {
     "memory": memory,
     "startup": startup,
 }
-"""Each has `run`, every parameter of which is a number with a default, and `table`, which shows what `run` returns."""
+"""Each has `run`, every parameter of which is a number or a path with a default, and `table`, which shows what `run` returns."""
 
 __all__ = ["BENCHMARKS"]

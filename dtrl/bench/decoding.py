@@ -2,28 +2,33 @@
 
 import math
 import time
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from dtrl.acting import Policy
+from dtrl.acting import Policy, load_policy
 from dtrl.acting.context import Counts, Full
+from dtrl.acting.drafting import draft_of
 from dtrl.acting.dreaming import after_prompt
 from dtrl.acting.planning import plan
-from dtrl.acting.searching import draft_of
+from dtrl.acting.runs import CONFIG_FILE
 from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.stream import ModelStream
 from dtrl.bench import timing
 from dtrl.bench.timing import Job, compare, document, interleaved, torch_threads
-from dtrl.config import DecodingConfig, ModelConfig, TrainingConfig
+from dtrl.config import DRAFTS, DecodingConfig, ModelConfig, TrainingConfig
 from dtrl.decoding.progress import Progress, Stop
 from dtrl.decoding.speculative import speed_up
+from dtrl.errors import InputError
 from dtrl.training.trainer import Trainer
-from dtrl.trajectories import Trajectories
+from dtrl.trajectories import Trajectories, load_trajectories
 from dtrl.windows import Windows
 
 __all__ = ["run", "table"]
@@ -37,6 +42,9 @@ ACTIONS = 18
 CHEETAH = (17, 6)
 """Widths of HalfCheetah's observations and actions."""
 HOPPER = (11, 3)
+SPECULATED = 100
+"""Steps over which guesses are counted."""
+Array = npt.NDArray[Any]
 
 
 def run(
@@ -47,15 +55,17 @@ def run(
     updates: int = 300,
     guesses: int = 5,
     threads: int = 1,
+    speculative_run: str = "",
 ) -> dict[str, Any]:
     """`plans` are timed with and without the cache; the model of speculative decoding is trained for so many updates, as its draft can guess nothing of
-    random weights, and `guesses` tokens are guessed at most."""
+    random weights, and `guesses` tokens are guessed at most. Or it is that of `speculative_run`, the run directory of a preset `dt_discrete` with
+    a `draft_head`, on the dataset that it was trained on."""
     options = dict(locals())
     with torch_threads(threads):
         results = [
             *choosing_rows(repetitions, threads),
             planning_row(plans, horizon, beam_width, threads),
-            *speculation_rows(repetitions, updates, guesses, threads),
+            *speculation_rows(repetitions, updates, guesses, threads, speculative_run),
         ]
     return document("decoding", options, results)
 
@@ -63,7 +73,7 @@ def run(
 def table(document: dict[str, Any]) -> str:
     lines = [
         f"{row['dtrl']}: {row['acceptance_rate']:.2f} of the guesses accepted, {row['tokens_per_pass']:.2f} tokens a pass; "
-        f"a guess costs {row['cost']:.3f} of a pass, so the formula promises {row['formula']:.2f}"
+        f"a guess costs {row['cost']:.3f} of a pass and judging all {row['judging']:.2f}; the formula promises {row['formula']:.2f}"
         for row in document["results"]
         if "acceptance_rate" in row
     ]
@@ -103,11 +113,11 @@ def vars_of(policy: Policy) -> dict[str, Any]:
     return {name: getattr(policy, name) for name in names}
 
 
-def stepping(policy: Policy, rows: int, deterministic: bool) -> Job:
-    """A repetition: a context that is full, and then the timed steps."""
-    random = np.random.default_rng(0)
-    shape = (CONTEXT_LENGTH + STEPS, rows, *(policy.observation_space.shape or ()))
-    observations = random.standard_normal(shape, np.float32)
+def stepping(policy: Policy, rows: int, deterministic: bool, observations: Array | None = None) -> Job:
+    """A repetition: a context that is full, and then the timed steps; `observations` (T, B, S) are made up where none are given."""
+    if observations is None:
+        shape = (CONTEXT_LENGTH + STEPS, rows, *(policy.observation_space.shape or ()))
+        observations = np.random.default_rng(0).standard_normal(shape, np.float32)
 
     def prepare() -> Callable[[], object]:
         state = policy.initial_state(rows)
@@ -183,56 +193,84 @@ def streams_after(policy: Policy, data: Trajectories, steps: int) -> tuple[Model
 # speculation
 
 
-def speculation_rows(repetitions: int, updates: int, guesses: int, threads: int) -> list[dict[str, Any]]:
-    """Sampling an action of six dimensions in one environment, with a draft and without."""
+def speculation_rows(repetitions: int, updates: int, guesses: int, threads: int, run: str) -> list[dict[str, Any]]:
+    """Sampling an action of several dimensions in one environment, with each draft and without."""
+    policy, data = trained_on(run) if run else quickly_trained(updates)
+    policy = policy.variant(context="block")
+    observations = np.array(data.observations[: max(CONTEXT_LENGTH + STEPS, SPECULATED)], np.float32)[:, None]
+    plain = "token by token"
+    drafted = {
+        f"speculative, {draft} draft": policy.variant(
+            decoding=DecodingConfig(strategy="speculative", draft=draft, draft_tokens=guesses)
+        )
+        for draft in DRAFTS
+    }
+    policies = {plain: policy.variant(decoding=DecodingConfig(strategy="sample")), **drafted}
+    jobs = {name: stepping(p, 1, False, observations) for name, p in policies.items()}
+    times = interleaved(jobs, repetitions)
+    tokens = len(policy.decisions)
+    work = f"sampling an action of {tokens} tokens, {observations.shape[-1]}/{tokens} dimensions"
+    return [
+        compare(work, times, name, plain, goal=2.0, threads=threads) | speculation_of(p, guesses, observations)
+        for name, p in drafted.items()
+    ]
+
+
+def quickly_trained(updates: int) -> tuple[Policy, Trajectories]:
     data = made_up(CHEETAH[0], spaces.Box(-1, 1, CHEETAH[1:]))
     model = ModelConfig(preset="dt_discrete", draft_head=True, context_length=CONTEXT_LENGTH)
     trainer = Trainer(data, model, quick(updates), None, resume=False)
     for update in range(1, updates + 1):
         trainer.update(update)
-    policy = trainer.policy.variant(context="block")
-    plain, drafted = "token by token", "speculative, factorised draft"
-    policies = {
-        plain: policy.variant(decoding=DecodingConfig(strategy="sample")),
-        drafted: policy.variant(decoding=DecodingConfig(strategy="speculative", draft_tokens=guesses)),
-    }
-    times = interleaved({name: stepping(p, 1, False) for name, p in policies.items()}, repetitions)
-    return [
-        compare("sampling an action of 6 tokens, 17/6 dimensions", times, drafted, plain, goal=2.0, threads=threads)
-        | speculation_of(policies[drafted], guesses)
-    ]
+    return trainer.policy, data
 
 
-def speculation_of(policy: Policy, guesses: int) -> dict[str, float]:
-    """How good and how dear the guesses are: the share accepted, tokens a pass of the model, the time of a guess in passes, and what the formula of
-    Leviathan et al. 2023 makes of them."""
+def trained_on(run: str) -> tuple[Policy, Trajectories]:
+    """The policy of a run directory, and the data that it was trained on. Raises InputError where the run does not say which."""
+    policy, config = load_policy(run), Path(run) / CONFIG_FILE
+    if not config.is_file() or not isinstance(policy, Policy):
+        raise InputError(
+            f"speculative_run {run} is no run directory with a {CONFIG_FILE}, which names the data; give the --logdir of `dtrl train`."
+        )
+    data = tomllib.loads(config.read_text())["data"]
+    return policy, load_trajectories(data.pop("datasets"), **data)
+
+
+def speculation_of(policy: Policy, guesses: int, observations: Array) -> dict[str, float]:
+    """How good and how dear the guesses are: the share accepted, tokens a pass of the model, the time of a guess and that of judging all, both in passes
+    of one token, and what the formula of Leviathan et al. 2023 makes of them."""
     state = policy.initial_state(1)
-    random = np.random.default_rng(1)
-    for _ in range(100):
-        policy.predict(random.standard_normal((1, CHEETAH[0]), np.float32), state, deterministic=False)
-    told = state.speculation
+    for observation in observations[:SPECULATED]:
+        policy.predict(observation, state, deterministic=False)
+    told, tokens = state.speculation, len(policy.decisions)
     with torch.inference_mode():
         policy.advance(state, None)
-        hidden = policy.look(state, {"": random.standard_normal((1, CHEETAH[0]), np.float32)}, None)
+        seen = {"": observations[0]}
+        hidden = policy.look(state, seen, None)
         stream = policy.stream(state, hidden)
-        progress = Progress(1, CHEETAH[1], Stop(), None, hidden.device)
+        progress = Progress(1, tokens, Stop(), state.recent, hidden.device)
 
         def guess() -> None:
-            draft = draft_of(policy, hidden, policy.decoding)
+            draft = draft_of(policy, state, hidden, None, policy.decoding, seen)
             assert draft is not None
             draft.propose(progress, torch.tensor([guesses]), policy.decoding, state.generators)
 
-        def one_pass() -> None:
-            stream.feed(torch.zeros(1, 1, dtype=torch.long))
-            stream.rollback(torch.ones(1, dtype=torch.long))
+        def passing(count: int) -> Callable[[], None]:
+            def one_pass() -> None:
+                stream.feed(torch.zeros(1, count, dtype=torch.long))
+                stream.rollback(torch.full((1,), count))
 
-        cost = fastest(guess) / guesses / fastest(one_pass)
+            return one_pass
+
+        one = fastest(passing(1))
+        cost = fastest(guess) / guesses / one
+        judging = fastest(passing(min(guesses, tokens - 1))) / one
     alpha = told.acceptance_rate
-    tokens = 100 * CHEETAH[1]
     return {
         "acceptance_rate": alpha,
-        "tokens_per_pass": tokens / int(told.rounds.sum()),
+        "tokens_per_pass": min(SPECULATED, len(observations)) * tokens / int(told.rounds.sum()),
         "cost": cost,
+        "judging": judging,
         "formula": speed_up(alpha, guesses, cost),
     }
 

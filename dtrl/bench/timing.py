@@ -98,9 +98,9 @@ def compare(
     }
 
 
-def document(name: str, options: Mapping[str, int], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def document(name: str, options: Mapping[str, int | str], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The results with what is needed to read and to repeat them."""
-    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
+    flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items() if value != "")
     return {
         "benchmark": name,
         "command": f"dtrl bench {name} {flags}",

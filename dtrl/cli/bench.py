@@ -25,7 +25,7 @@ def add_parser(verbs: Any) -> None:
         help="measure speed beside other implementations",
         description="Ratios against a named peer, interleaved in one run:\n\n"
         + "\n".join(f"  {name:<12}{help}" for name, help in WORK.items())
-        + "\n\n`dtrl bench WORK --help` lists the numbers that can be changed.",
+        + "\n\n`dtrl bench WORK --help` lists the options that can be changed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("work", choices=WORK, metavar="WORK", help="one of the above")
@@ -34,7 +34,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Its numbers are the parameters of the benchmark's `run`, which takes an import of torch to know."""
+    """Its options are the parameters of the benchmark's `run`, which takes an import of torch to know: numbers, and paths."""
     from dtrl.bench import BENCHMARKS
 
     module = BENCHMARKS[arguments.work]
@@ -44,8 +44,9 @@ def run(arguments: argparse.Namespace) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for name, parameter in inspect.signature(module.run).parameters.items():
+        kind, metavar, help = (int, "N", "a number") if parameter.annotation is int else (str, "PATH", "a path")
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=parameter.default, metavar="N", help="a number"
+            f"--{name.replace('_', '-')}", type=kind, default=parameter.default, metavar=metavar, help=help
         )
     add_json(parser)
     options = vars(parser.parse_args(arguments.options))

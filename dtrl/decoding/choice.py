@@ -30,8 +30,8 @@ def choose(
 
 def token_of(distribution: Distribution, config: DecodingConfig, generators: Sequence[np.random.Generator]) -> Tensor:
     """The mode when greedy, else a sample."""
-    if config.greedy:
-        return distribution.mode
+    if config.greedy:  # a Categorical's `mode` would make probabilities first
+        return distribution.logits.argmax(dim=-1) if isinstance(distribution, Categorical) else distribution.mode
     if isinstance(distribution, Categorical):
         return sample_categorical(process(distribution.logits, config), generators)
     if isinstance(distribution, OneHots):
@@ -53,18 +53,27 @@ def select(
 ) -> Tensor:
     """The next id (B,) of rows in progress, from logits (B, V): the mode when greedy, else a sample. Rows that are not `going` (B,) get 0, and draw nothing.
 
-    `history` (B, T) are the ids so far, right-padded with −1; `generators` has one for each row."""
-    if going.all():
-        if config.greedy:
-            return likeliest(logits, config, history)
-        return sample_categorical(process(logits, config, history), generators)
-    logits, history = logits.masked_fill(~going[:, None], 0), history.masked_fill(~going[:, None], -1)
+    `history` (B, T) are the ids so far, right-padded with −1; `generators` has one for each row. Raises InputError where a row that goes on has no id."""
+    logits, history = idle(logits, history, going)
     if config.greedy:
         return likeliest(logits, config, history).masked_fill(~going, 0)
-    processed, rows = process(logits, config, history), torch.nonzero(going).squeeze(1)
-    ids = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-    ids[rows] = sample_categorical(processed[rows], [generators[row] for row in rows.tolist()])
-    return ids
+    return draw_ids(process(logits, config, history).softmax(dim=-1, dtype=torch.float64), config, generators, going)
+
+
+def idle(logits: Tensor, history: Tensor, busy: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, V) and history (B, T) with something harmless in the rows that are not `busy` (B,)."""
+    return logits.masked_fill(~busy[:, None], 0), history.masked_fill(~busy[:, None], -1)
+
+
+def draw_ids(
+    probabilities: Tensor, config: DecodingConfig, generators: Sequence[np.random.Generator], drawing: Tensor
+) -> Tensor:
+    """Ids (B,) from probabilities (B, V): the likeliest when greedy, else by one uniform number a row. Rows that are not `drawing` (B,) get 0, and their
+    generators are left alone."""
+    if config.greedy:
+        return probabilities.argmax(dim=-1).masked_fill(~drawing, 0)
+    uniforms = uniforms_of(drawing.long(), generators, probabilities, width=1)
+    return pick(probabilities, uniforms[:, 0]).masked_fill(~drawing, 0)
 
 
 def likeliest(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor:
@@ -75,7 +84,7 @@ def likeliest(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor
 
 def sample_categorical(logits: Tensor, generators: Sequence[np.random.Generator]) -> Tensor:
     """Ids (…) of logits (…, V), by one uniform number a token."""
-    probabilities = logits.double().softmax(dim=-1)
+    probabilities = logits.softmax(dim=-1, dtype=torch.float64)
     return pick(probabilities, draw(generators, logits.shape[:-1], probabilities, "random"))
 
 
@@ -83,13 +92,28 @@ def pick(weights: Tensor, uniforms: Tensor) -> Tensor:
     """Ids (…): the inverse of the cumulative distribution at uniform numbers (…), from weights (…, V) that need not sum to 1; float64, so that no rounding
     picks an id of weight 0."""
     cumulative = weights.cumsum(dim=-1)
-    u = uniforms * cumulative[..., -1]
-    return torch.searchsorted(cumulative, u.unsqueeze(-1), right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
+    u = uniforms.unsqueeze(-1) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, u, right=True).squeeze(-1).clamp_(max=weights.shape[-1] - 1)
 
 
 def draw(generators: Sequence[np.random.Generator], shape: torch.Size, like: Tensor, kind: str) -> Tensor:
     """Numbers of the given shape, row i from generator i."""
     if len(generators) != shape[0]:
         raise ValueError(f"{len(generators)} generators for {shape[0]} rows")
-    numbers = np.stack([getattr(g, kind)(tuple(shape[1:])) for g in generators])
+    if shape.numel() == len(generators):  # one each: the same number without an array for it
+        numbers = np.array([getattr(g, kind)() for g in generators]).reshape(shape)
+    else:
+        numbers = np.stack([getattr(g, kind)(tuple(shape[1:])) for g in generators])
     return torch.from_numpy(numbers).to(like.device, like.dtype)
+
+
+def uniforms_of(
+    counts: Tensor, generators: Sequence[np.random.Generator], like: Tensor, width: int | None = None
+) -> Tensor:
+    """(B, width) float64: of row i the first `counts` (B,) from its generator; the others are 0.5, and `width` is that of the largest count."""
+    each = counts.tolist()
+    uniforms = np.full((len(each), max(each) if width is None else width), 0.5)
+    for row, count in enumerate(each):
+        if count:
+            uniforms[row, :count] = generators[row].random(count)
+    return torch.from_numpy(uniforms).to(like.device)

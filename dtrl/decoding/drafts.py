@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.choice import draw, pick
-from dtrl.decoding.processors import process, process_history
+from dtrl.decoding.choice import draw_ids, idle, pick, uniforms_of
+from dtrl.decoding.processors import cut, lost, process_history
 from dtrl.decoding.progress import Progress
 from dtrl.decoding.stream import TokenStream
 
@@ -51,16 +51,25 @@ class FactorisedDraft:
     def __init__(self, logits: Tensor) -> None:
         """`logits` (B, A, V) of the tokens that will be generated, the first one first."""
         self.logits = logits
+        self.processed: tuple[DecodingConfig, Tensor] | None = None
+        """What the processors of a configuration make of the logits, (B, A, V): the same in every round."""
 
     def propose(self, progress: Progress, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
         available = self.logits.shape[1]
         counts = torch.minimum(counts, (available - progress.lengths).clamp(min=0))
-        rows = torch.arange(len(counts), device=counts.device)
+        rows = torch.arange(len(counts), device=counts.device)[:, None]
         ahead = progress.lengths[:, None] + torch.arange(int(counts.max()), device=counts.device)
-        logits = self.logits[rows[:, None], ahead.clamp(max=available - 1)]
+        ahead = ahead.clamp(max=available - 1)
         if config.looks_back:
+            logits = self.logits[rows, ahead]
             return guess(lambda i, newest: logits[:, i], progress, counts, config, generators)
-        return guess_at_once(logits, counts, config, generators)
+        return guess_at_once(self.distributions(config)[rows, ahead], counts, config, generators)
+
+    def distributions(self, config: DecodingConfig) -> Tensor:
+        """(B, A, V) float64: `distribution_of` all logits."""
+        if self.processed is None or self.processed[0] is not config:
+            self.processed = config, distribution_of(self.logits, None, config)
+        return self.processed[1]
 
     def commit(self, fed: int, kept: Tensor) -> None:
         pass
@@ -140,57 +149,34 @@ def guess(
     return Proposal(ids, counts, torch.stack(probabilities, dim=1) if probabilities else None)
 
 
-def guess_at_once(logits: Tensor, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
-    """`guess` of logits (B, γ, V) that do not depend on each other; with the same random numbers."""
-    drawing = torch.arange(logits.shape[1], device=logits.device) < counts[:, None]
-    distribution = distribution_of(logits.masked_fill(~drawing[..., None], 0), None, config)
-    # up to the first that cannot be drawn
-    counts = (drawing & (distribution > 0).any(dim=-1)).long().cumprod(dim=1).sum(dim=1)
+def guess_at_once(distribution: Tensor, counts: Tensor, config: DecodingConfig, generators: Generators) -> Proposal:
+    """`guess` from distributions (B, γ, V) that do not depend on each other; with the same random numbers."""
+    nothing = distribution.amax(dim=-1) == 0
+    if nothing.any():  # a row guesses up to the first that cannot be drawn
+        drawing = torch.arange(distribution.shape[1], device=counts.device) < counts[:, None]
+        counts = (drawing & ~nothing).long().cumprod(dim=1).sum(dim=1)
     if config.greedy:
         return Proposal(distribution.argmax(dim=-1), counts, distribution)
-    return Proposal(pick(distribution, uniforms_of(counts, generators, logits)), counts, distribution)
-
-
-def uniforms_of(counts: Tensor, generators: Generators, like: Tensor, width: int | None = None) -> Tensor:
-    """(B, width) float64: of row i the first `counts` (B,) from its generator; the others are 0.5, and `width` is that of the largest count."""
-    each = counts.tolist()
-    uniforms = np.full((len(each), max(each) if width is None else width), 0.5)
-    for row, count in enumerate(each):
-        if count:
-            uniforms[row, :count] = generators[row].random(count)
-    return torch.from_numpy(uniforms).to(like.device)
-
-
-def idle(logits: Tensor, history: Tensor, busy: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, V) and history (B, T) with something harmless in the rows that are not `busy` (B,)."""
-    return logits.masked_fill(~busy[:, None], 0), history.masked_fill(~busy[:, None], -1)
-
-
-def draw_ids(distribution: Tensor, config: DecodingConfig, generators: Generators, drawing: Tensor) -> Tensor:
-    """Ids (B,) from a distribution (B, V); 0 for rows that are not `drawing` (B,), whose generators are left alone."""
-    if config.greedy:
-        return distribution.argmax(dim=-1).masked_fill(~drawing, 0)
-    rows = torch.nonzero(drawing).squeeze(1)
-    ids = torch.zeros(len(distribution), dtype=torch.long, device=distribution.device)
-    chosen = [generators[row] for row in rows.tolist()]
-    if chosen:
-        ids[rows] = pick(distribution[rows], draw(chosen, rows.shape, distribution, "random"))
-    return ids
+    uniforms = uniforms_of(counts, generators, distribution, width=distribution.shape[1])
+    return Proposal(pick(distribution, uniforms), counts, distribution)
 
 
 def distribution_of(logits: Tensor, history: Tensor | None, config: DecodingConfig) -> Tensor:
     """(…, V) float64: what a token is drawn from; all on one id when greedy, and 0 everywhere where nothing can be drawn.
 
     That is no error here: a guess that will be rejected may well lead nowhere. From logits (…, V), or (B, V) with a history (B, T)."""
-    possible = logits.amax(dim=-1).isfinite()
-    logits = logits.masked_fill(~possible[..., None], 0)
+    possible = None
+    if lost(logits):
+        possible = logits.amax(dim=-1).isfinite()
+        logits = logits.masked_fill(~possible[..., None], 0)
     if not config.greedy:
-        logits = process(logits, config)
+        logits = cut(logits, config)
     if history is not None:
         logits = process_history(logits, config, history, checked=False)
-        possible = possible & ~logits.isneginf().all(dim=-1)
+        left = ~logits.isneginf().all(dim=-1)
+        possible = left if possible is None else possible & left
     if config.greedy:
         distribution = F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).double()
     else:
-        distribution = logits.double().softmax(dim=-1)
-    return distribution.masked_fill(~possible[..., None], 0)
+        distribution = logits.softmax(dim=-1, dtype=torch.float64)
+    return distribution if possible is None else distribution.masked_fill(~possible[..., None], 0)

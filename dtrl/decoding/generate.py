@@ -116,7 +116,7 @@ def begin(
         raise InputError(f"strategy {config.strategy} {need}, such as dtrl.decoding.FactorisedDraft.")
     if not config.greedy and config.strategy in ("sample", "speculative") and len(generators) != stream.rows:
         raise ValueError(f"{len(generators)} generators for {stream.rows} rows")
-    progress = Progress(stream.rows, steps, stop or Stop(), prompt, stream.logits().device)
+    progress = Progress(stream.rows, steps, stop or Stop(), prompt, stream.hidden().device)
     speculation = Speculation.of(stream.rows) if draft is not None else None
     return Generation(stream, config, generators, progress, prompt, context, draft, speculation)
 

@@ -22,15 +22,17 @@ def temperature(logits: Tensor, config: DecodingConfig) -> Tensor:
 
 def top_k(logits: Tensor, config: DecodingConfig) -> Tensor:
     """The k most probable tokens."""
-    order = logits.argsort(dim=-1, descending=True, stable=True)
-    return keep(logits, order, torch.arange(logits.shape[-1], device=logits.device) < config.top_k)
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    ordered[..., config.top_k :] = -torch.inf
+    return unsorted(ordered, order)
 
 
 def top_p(logits: Tensor, config: DecodingConfig) -> Tensor:
     """The fewest tokens, from the most probable down, whose probability reaches p [Holtzman et al. 2020, arXiv:1904.09751]."""
-    order = logits.argsort(dim=-1, descending=True, stable=True)
-    probabilities = logits.softmax(dim=-1).gather(-1, order)
-    return keep(logits, order, probabilities.cumsum(dim=-1) - probabilities < config.top_p)
+    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return unsorted(ordered.masked_fill(before >= config.top_p, -torch.inf), order)
 
 
 def min_p(logits: Tensor, config: DecodingConfig) -> Tensor:
@@ -47,8 +49,8 @@ def typical_p(logits: Tensor, config: DecodingConfig) -> Tensor:
     entropy = torch.where(log_p.isneginf(), 0, log_p.exp() * surprise).sum(dim=-1, keepdim=True)
     order = (surprise - entropy).abs().argsort(dim=-1, stable=True)
     probabilities = log_p.exp().gather(-1, order)
-    kept = keep(logits, order, probabilities.cumsum(dim=-1) - probabilities < config.typical_p)
-    return kept.masked_fill(log_p.isneginf(), -torch.inf)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return unsorted(logits.gather(-1, order).masked_fill(before >= config.typical_p, -torch.inf), order)
 
 
 def repetition_penalty(logits: Tensor, config: DecodingConfig, history: Tensor) -> Tensor:
@@ -99,12 +101,29 @@ def process(logits: Tensor, config: DecodingConfig, history: Tensor | None = Non
 
     `history` (B, T), for logits (B, V), are the ids so far, right-padded with −1; without it those that need it are left out. Raises InputError where a
     row has no token to choose from, naming the stage that took the last one."""
+    processed = cut(logits, config)
+    if lost(
+        processed
+    ):  # a row that is lost stays lost, so that one look at the end sees it; which stage it was is asked only then
+        name_stage(logits, config)
+    return processed if history is None else process_history(processed, config, history)
+
+
+def cut(logits: Tensor, config: DecodingConfig) -> Tensor:
+    """(…, V) → (…, V), through every processor of `PROCESSORS` whose option is on, whatever is left of a row."""
+    for name, (processor, off) in PROCESSORS.items():
+        if getattr(config, name) != off:
+            logits = processor(logits, config)
+    return logits
+
+
+def name_stage(logits: Tensor, config: DecodingConfig) -> None:
+    """Raise InputError with the first stage after which a row of logits (…, V) has no token."""
     check_rows(logits, "the model, or the action mask,")
     for name, (processor, off) in PROCESSORS.items():
         if getattr(config, name) != off:
             logits = processor(logits, config)
             check_rows(logits, name)
-    return logits if history is None else process_history(logits, config, history)
 
 
 def process_history(logits: Tensor, config: DecodingConfig, history: Tensor, checked: bool = True) -> Tensor:
@@ -119,15 +138,22 @@ def process_history(logits: Tensor, config: DecodingConfig, history: Tensor, che
 
 
 def check_rows(logits: Tensor, stage: str) -> None:
-    empty = ~torch.isfinite(logits.amax(dim=-1))
-    if empty.any():
-        row = tuple(int(i) for i in empty.nonzero()[0])
+    """Raise InputError, naming the stage and the first such row, where a row of logits (…, V) has no token to choose from."""
+    if lost(logits):
+        row = tuple(int(i) for i in (~torch.isfinite(logits.amax(dim=-1))).nonzero()[0])
         raise InputError(
             f"{stage} left no token to choose from in row {row}: every logit is −∞, or one is not a number."
         )
 
 
-def keep(logits: Tensor, order: Tensor, kept: Tensor) -> Tensor:
-    """Logits with −∞ where `kept`, given in the sorted `order`, is false."""
-    mask = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, kept.expand_as(order))
-    return logits.masked_fill(~mask, -torch.inf)
+def lost(logits: Tensor) -> bool:
+    """Whether the largest logit of some row of (…, V) is no finite number."""
+    largest = logits.amax(dim=-1)
+    return bool(
+        (largest - largest).any()
+    )  # 0 of finite numbers, NaN of all others; `isfinite` would be four operations
+
+
+def unsorted(ordered: Tensor, order: Tensor) -> Tensor:
+    """Values (…, V) given in the sorted `order`, back in their places."""
+    return torch.empty_like(ordered).scatter_(-1, order, ordered)

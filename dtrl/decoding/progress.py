@@ -123,9 +123,9 @@ class Speculation:
         return cls(*(torch.zeros(rows, dtype=torch.long) for _ in range(3)))
 
     def note(self, going: Tensor, accepted: Tensor, tested: Tensor) -> None:
-        """Add a round, of the rows (B,) that went on in it."""
-        self.accepted += (accepted * going).cpu()
-        self.tested += (tested * going).cpu()
+        """Add a round, of the rows (B,) that went on in it; the other two (B,) are 0 in the others."""
+        self.accepted += accepted.cpu()
+        self.tested += tested.cpu()
         self.rounds += going.cpu()
 
     def __add__(self, other: "Speculation") -> "Speculation":

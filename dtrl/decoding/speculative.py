@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dtrl.config import DecodingConfig
-from dtrl.decoding.choice import pick
-from dtrl.decoding.drafts import Proposal, distribution_of, uniforms_of
+from dtrl.decoding.choice import pick, uniforms_of
+from dtrl.decoding.drafts import Proposal, distribution_of
 from dtrl.decoding.processors import check_rows
 from dtrl.decoding.progress import Generation, Progress
 from dtrl.decoding.stream import TokenStream
@@ -36,12 +36,14 @@ def speculate(generation: Generation) -> Iterator[None]:
         uniforms = uniforms_of(numbers, generation.generators, logits, width=target.shape[1])
         accepted, extra = verify(target, proposal, uniforms)
         refuse_dead_ends(logits, target, accepted, going)
-        ids = torch.cat([proposal.ids, extra[:, None]], dim=1).scatter(1, accepted[:, None], extra[:, None])
+        ids = torch.cat([proposal.ids, extra[:, None]], dim=1).scatter_(1, accepted[:, None], extra[:, None])
         taken = progress.add(ids, accepted + 1)
         kept = (taken - 1 + pending) * going
         stream.rollback(fed - kept)
         draft.commit(fed, kept)
-        noted.note(going, torch.minimum(accepted, taken), torch.minimum(accepted + (accepted < proposal.counts), taken))
+        # a row that had finished has taken nothing
+        tested = accepted + (accepted < proposal.counts)
+        noted.note(going, torch.minimum(accepted, taken), torch.minimum(tested, taken))
         pending = True
         yield
 
@@ -59,19 +61,22 @@ def judge(stream: TokenStream, progress: Progress, proposal: Proposal, pending: 
 
 def target_distributions(logits: Tensor, config: DecodingConfig, progress: Progress, proposal: Proposal) -> Tensor:
     """(B, γ + 1, V) float64 of the model's logits, through the processors. What stands behind a row's guesses means nothing."""
+    if not config.looks_back:
+        return distribution_of(logits, None, config)
     places = torch.arange(logits.shape[1], device=logits.device)
     used = progress.going[:, None] & (places <= proposal.counts[:, None])
     logits = logits.masked_fill(~used[..., None], 0)
-    if not config.looks_back:
-        return distribution_of(logits, None, config)
     histories = [progress.history_with(proposal.ids[:, :i]).masked_fill(~used[:, i, None], -1) for i in places.tolist()]
     return torch.stack([distribution_of(logits[:, i], h, config) for i, h in enumerate(histories)], dim=1)
 
 
 def refuse_dead_ends(logits: Tensor, target: Tensor, accepted: Tensor, going: Tensor) -> None:
     """Raise InputError where the model has come to a token, the one after those `accepted` (B,), of which it has none to choose."""
+    nothing = target.amax(dim=-1) == 0
+    if not nothing.any():
+        return
     rows = torch.arange(len(accepted), device=accepted.device)
-    empty = going & (target[rows, accepted] == 0).all(dim=-1)
+    empty = going & nothing[rows, accepted]
     if empty.any():
         row = int(empty.nonzero()[0])
         check_rows(logits[rows, accepted].masked_fill(~empty[:, None], 0), "the model, or the action mask,")
@@ -84,22 +89,21 @@ def verify(target: Tensor, proposal: Proposal, uniforms: Tensor) -> tuple[Tensor
     A guess x is accepted with probability min(1, p(x) / q(x)), if those before it were; the id after the first rejection is drawn from (p − q)₊,
     normalised, and the one after a row's last guess from p. So the joint distribution of what comes out is p's."""
     ids, counts = proposal.ids, proposal.counts
-    rows, guesses = torch.arange(len(ids), device=ids.device), ids.shape[1]
+    guesses, last = ids.shape[1], uniforms.gather(1, counts[:, None]).squeeze(1)
+    rows = torch.arange(len(ids), device=ids.device)
+    if not guesses:
+        return counts, pick(target[:, 0], last)
     draft = certain(proposal, target) if proposal.probabilities is None else proposal.probabilities
     p = target[:, :guesses].gather(-1, ids[..., None]).squeeze(-1)
     q = draft.gather(-1, ids[..., None]).squeeze(-1)
-    places = torch.arange(guesses, device=ids.device)
     # strict: a uniform number of 0 must not let through what p forbids
-    passed = (uniforms.gather(1, places.expand_as(ids)) * q < p) & (places < counts[:, None])
-    accepted = passed.long().cumprod(dim=1).sum(dim=1)
+    passed = uniforms[:, :guesses] * q < p
+    accepted = torch.minimum(passed.long().cumprod(dim=1).sum(dim=1), counts)
     weights = target[rows, accepted]
-    if guesses:
-        rejected = accepted < counts
-        residual = (weights - draft[rows, accepted.clamp(max=guesses - 1)]).clamp(min=0)
-        # p and q may be equal but for rounding, and a rejection between the two leaves nothing
-        usable = rejected & (residual.sum(dim=-1) > 0)
-        weights = torch.where(usable[:, None], residual, weights)
-    return accepted, pick(weights, uniforms[rows, counts])
+    residual = (weights - draft[rows, accepted.clamp(max=guesses - 1)]).clamp_(min=0)
+    # p and q may be equal but for rounding, and a rejection between the two leaves nothing
+    usable = (accepted < counts) & (residual.sum(dim=-1) > 0)
+    return accepted, pick(torch.where(usable[:, None], residual, weights), last)
 
 
 def certain(proposal: Proposal, like: Tensor) -> Tensor:

@@ -47,6 +47,18 @@ def rewritten(file, change):
     return file
 
 
+def test_a_policy_whose_draft_shares_a_tokenizer_is_saved_and_guesses_alike(
+    random_trajectories, untrained_policy, tmp_path
+):
+    policy = untrained_policy(random_trajectories([7, 5]), preset="dt_discrete", bins=5, draft_head=True)
+    policy.save(tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    hidden = torch.randn(3, policy.model.width, generator=torch.Generator().manual_seed(0))
+    guessed, again = (p.model.predict("draft:action", hidden).logits for p in (policy, loaded))
+    assert torch.equal(guessed, again)
+    assert loaded.model.state_dict().keys() == policy.model.state_dict().keys()
+
+
 @pytest.mark.parametrize("preset", ["dt", "bc"])
 @pytest.mark.parametrize("spaces_of", SPACES)
 def test_a_saved_policy_acts_as_the_one_that_was_saved(

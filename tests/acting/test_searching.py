@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from scipy.stats import chisquare
 
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
@@ -98,6 +99,80 @@ def test_a_greedy_draft_changes_nothing(policy_for, draft):
     np.testing.assert_array_equal(play(drafted, deterministic=False), play(policy))
 
 
+@pytest.fixture
+def small(policy_for, tmp_path):
+    """The file of a smaller policy of the same tokens."""
+    policy_for(width=8, layers=1, heads=1, attention="banded", seed=7).save(tmp_path / "small")
+    return str(tmp_path / "small")
+
+
+@pytest.mark.parametrize("context", ["window", "block", "banded", "full"])
+def test_a_greedy_guess_of_a_smaller_policy_changes_nothing(policy_for, small, context):
+    attention = context if context in ("banded", "full") else "window"
+    policy = policy_for(attention=attention).variant(context=context)
+    decoding = DecodingConfig(strategy="speculative", temperature=0.0, draft=small)
+    drafted = policy.variant(decoding=decoding)
+    np.testing.assert_array_equal(play(drafted, deterministic=False), play(policy))
+
+
+def test_a_smaller_policy_that_is_the_policy_guesses_right(policy_for, tmp_path):
+    """Over steps, and through rows that begin anew: so its own context holds what the policy's does."""
+    policy = policy_for(attention="banded")
+    policy.save(tmp_path / "same")
+    drafted = policy.variant(decoding=DecodingConfig(strategy="speculative", draft=str(tmp_path / "same")))
+    state = drafted.initial_state(2)
+    observations = np.random.default_rng(0).normal(size=(8, 2, 2)).astype(np.float32)
+    for step, observation in enumerate(observations):
+        drafted.predict(observation, state, np.array([step in (0, 3), step in (0, 5)]), deterministic=False)
+    assert state.speculation.tested.tolist() == [16, 16]
+    assert state.speculation.acceptance_rate == 1
+
+
+def test_a_guessing_policy_that_missed_a_step_begins_anew(policy_for, small):
+    policy = policy_for(attention="banded")
+    drafted = policy.variant(decoding=DecodingConfig(strategy="speculative", temperature=0.0, draft=small))
+    observations = np.random.default_rng(0).normal(size=(6, 1, 2)).astype(np.float32)
+    states = [p.initial_state(1) for p in (drafted, policy)]
+    for step, observation in enumerate(observations):
+        action, _ = drafted.predict(observation, states[0], deterministic=step % 3 == 1)
+        assert (states[0].draft_context is None) == (step % 3 == 1)
+        np.testing.assert_array_equal(action, policy.predict(observation, states[1])[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draft", ["factorised", "small"])
+def test_the_joint_distribution_of_an_action_is_the_model_s(policy_for, small, draft):
+    """χ² over the 64 actions of 20,000 environments that have seen the same two steps; fails a correct sampler with probability 1e-4."""
+    rows, policy = 20_000, policy_for(draft_head=True, attention="banded")
+    path = small if draft == "small" else draft
+    drafted = policy.variant(decoding=DecodingConfig(strategy="speculative", draft_tokens=2, draft=path))
+    observations = np.random.default_rng(0).normal(size=(2, 1, 2)).astype(np.float32)
+
+    def after_a_step(policy, rows):
+        state = policy.initial_state(rows, 5.0)
+        policy.predict(np.repeat(observations[0], rows, axis=0), state)
+        state.reward += 1.0
+        return state
+
+    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    log_p, state = torch.zeros(64, dtype=torch.float64), after_a_step(policy, 64)
+
+    def pick(distributions, decision):
+        ids = every[:, decision.slot : decision.slot + 1]
+        log_p.add_(distributions["action"].log_prob(ids)[:, 0])
+        return {"action": ids}
+
+    policy.advance(state, None)
+    with torch.inference_mode():
+        policy.decide(state, policy.look(state, {"": np.repeat(observations[1], 64, axis=0)}, None), pick)
+    state = after_a_step(drafted, rows)
+    drafted.predict(np.repeat(observations[1], rows, axis=0), state, deterministic=False)
+    ids = drafted.tokens_of(state.actions)["action"]
+    counts = np.bincount((ids @ torch.tensor([16, 4, 1])).numpy(), minlength=64)
+    assert chisquare(counts, log_p.exp().numpy() / log_p.exp().sum().item() * rows).pvalue > 1e-4
+    assert 0 < state.speculation.acceptance_rate < 1
+
+
 @pytest.mark.parametrize("options", [
     {"strategy": "speculative"}, {"strategy": "sample", "guidance": 2.0}, {"strategy": "sample", "repetition_penalty": 2.0},
     {"strategy": "plan", "beam_width": 3, "horizon": 3},
@@ -154,7 +229,12 @@ def test_a_row_that_begins_anew_remembers_no_earlier_action(policy_for):
 # Bad input
 
 
-def test_what_a_policy_cannot_do_is_refused(policy_for):
+def saved(policy, path):
+    policy.save(path)
+    return path
+
+
+def test_what_a_policy_cannot_do_is_refused(policy_for, tmp_path):
     observation = np.zeros(2, np.float32)
 
     def act(policy, **options):
@@ -173,6 +253,17 @@ def test_what_a_policy_cannot_do_is_refused(policy_for):
         act(policy_for(), strategy="speculative")
     with pytest.raises(InputError, match="preset tt is told none; leave them out"):
         act(policy_for(preset="tt"), guidance=2.0)
+    for draft, reason in {
+        "factorized": "is none of factorised, ngram, and there is no such path",
+        str(saved(policy_for(bins=5), tmp_path / "bins")): "says an action by other tokens than the policy",
+        str(saved(policy_for(binning="quantile"), tmp_path / "edges")): "has other bins than the policy",
+        str(
+            saved(policy_for(preset="dt", bins=None), tmp_path / "dt")
+        ): "says an action by other tokens than the policy",
+        str(saved(policy_for(spaces.Box(-1, 1, (2,))), tmp_path / "narrow")): "train it on the same environment",
+    }.items():
+        with pytest.raises(InputError, match=reason):
+            act(policy_for(), strategy="speculative", draft=draft)
     masked = policy_for(spaces.Discrete(3)).variant(decoding=DecodingConfig(strategy="beam"))
     with pytest.raises(InputError, match="action masks go with strategy greedy or sample"):
         masked.predict(observation, action_masks=np.ones(3, dtype=bool))

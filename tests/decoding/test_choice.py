@@ -11,6 +11,7 @@ from torch.distributions import Categorical, Independent, Normal
 from dtrl.config import DecodingConfig
 from dtrl.decoding import choose as choose_parts
 from dtrl.decoding import process
+from dtrl.decoding.choice import draw
 from dtrl.errors import InputError
 from dtrl.heads import PointMass, TanhNormal
 
@@ -91,12 +92,20 @@ def test_a_token_of_no_probability_is_never_drawn_even_at_the_edges():
         def __init__(self, value):
             self.value = value
 
-        def random(self, shape):
+        def random(self, shape=()):
             return np.full(shape, self.value)
 
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
     for value, token in ((0.0, 1), (np.nextafter(1, 0), 3)):
         assert choose(Categorical(logits=logits), sample(), [Fixed(value)]).item() == token
+
+
+@pytest.mark.parametrize("kind", ["random", "standard_normal"])
+def test_a_row_that_draws_one_number_draws_the_first_of_several(kind):
+    like = torch.zeros(1, dtype=torch.float64)
+    one, three = (draw(generators(5), torch.Size((5, n)), like, kind) for n in (1, 3))
+    assert one.shape == (5, 1)
+    assert torch.equal(one, three[:, :1])
 
 
 def test_several_tokens_of_a_row_are_drawn_apart():
