@@ -41,12 +41,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 REDUCED = [
-    (r"(--updates[ =])[\d_]+", r"\g<1>20"),
+    (r"(--updates[ =])[\d_]+", r"\g<1>10"),
     (r"(--episodes[ =])[\d_]+", r"\g<1>2"),
-    (r"\b(updates=)[\d_]+", r"\g<1>20"),
+    (r"\b(updates=)[\d_]+", r"\g<1>10"),
     (r"\b(episodes=)[\d_]+", r"\g<1>2"),
 ]
-DEFAULTS = {"train": (("--updates", "20"), ("--eval-episodes", "2")), "evaluate": (("--episodes", "2"),)}
+DEFAULTS = {"train": (("--updates", "10"), ("--eval-episodes", "2")), "evaluate": (("--episodes", "2"),)}
 """Added to a command that does not give the number itself."""
 ONLY_HELP = {"demo", "bench"}
 """Verbs that take minutes and have no smaller version: `--help` has to succeed and to name the flags that are used."""
@@ -386,7 +386,7 @@ def test_python_blocks_share_a_namespace_and_the_folder_of_the_commands(session)
         "  ```",
     )
     check_document(session.document, session)
-    assert (session.folder / "n").read_text() == "20"
+    assert (session.folder / "n").read_text() == "10"
     assert session.executed == 2
 
 
@@ -449,7 +449,7 @@ def test_what_needs_a_dataset_that_is_not_here_is_left_out(session, capsys):
 
 
 def test_numbers_are_made_small():
-    assert reduce("dtrl train a/b-v0 --updates 10_000 --episodes=100") == "dtrl train a/b-v0 --updates 20 --episodes=2"
+    assert reduce("dtrl train a/b-v0 --updates 10_000 --episodes=100") == "dtrl train a/b-v0 --updates 10 --episodes=2"
     assert (
         reduce("dtrl.evaluate(policy, episodes=100, num_episodes=3)")
         == "dtrl.evaluate(policy, episodes=2, num_episodes=3)"

@@ -134,7 +134,7 @@ def graph_without_a_graph(monkeypatch):
 
 
 @pytest.mark.usefixtures("graph_without_a_graph")
-@pytest.mark.parametrize("case", some_slow(CASES, quick=("vector", "from four")))
+@pytest.mark.parametrize("case", some_slow(CASES, quick=("vector",)))
 def test_numpy_and_what_graph_captures_act_as_pytorch(pair_of, case):
     policy, exported = pair_of(case)
     graph = graph_of(exported)
@@ -221,6 +221,7 @@ def test_aoti_acts_as_pytorch(policy_for, monkeypatch, tmp_path):
         dtrl.load_policy(tmp_path / "policy.safetensors")
 
 
+@pytest.mark.slow
 def test_the_number_of_environments_may_be_fixed(policy_for):
     policy = policy_for().variant(context="block")
     exported = ExportedPolicy.of(policy, "numpy", rows=ROWS)
@@ -351,6 +352,7 @@ def test_a_context_that_keeps_nothing_is_exported_as_block(policy_for, pair_of):
     assert pair_of()[1].context == "block"
 
 
+@pytest.mark.slow
 def test_an_episode_that_is_longer_than_the_model_knows_is_refused(pair_of):
     _, exported = pair_of("full")
     longest = exported.context_length
