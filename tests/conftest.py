@@ -1,5 +1,6 @@
 """What every test gets: folders of its own, one thread, no network, no screen."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -22,20 +23,22 @@ hypothesis.settings.load_profile("dtrl")
 
 @pytest.fixture(scope="session", autouse=True)
 def session_folders(tmp_path_factory):
-    """Keeps fixtures that live longer than one test away from the user's own datasets and cache."""
+    """Keeps fixtures that live longer than one test away from the user's own datasets and cache; names a folder for each test."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("session")
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
         patch.setenv("DTRL_CACHE", str(folder / "cache"))
         patch.chdir(folder)
-        yield
+        # tmp_path_factory.mktemp reads the whole list of folders to find the next number: thousands of tests would spend
+        # milliseconds each on it.
+        yield (folder / "tests" / str(number) for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path_factory, monkeypatch, session_folders):
+def own_folders(session_folders, monkeypatch):
     """Datasets, cache and working directory of one test. MuJoCo writes MUJOCO_LOG.TXT into the last."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "cwd").mkdir()
+    folder = next(session_folders)
+    (folder / "cwd").mkdir(parents=True)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
     monkeypatch.setenv("DTRL_CACHE", str(folder / "cache"))
     monkeypatch.chdir(folder / "cwd")

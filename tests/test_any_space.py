@@ -102,7 +102,7 @@ def act_and_keep(observation_space, action_space, path, preset="dt", attention="
     assert_same_action(action_space, action, again)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nested(OBSERVED), nested(ACTED))
 def test_any_pair_of_spaces_is_learnt_acted_and_kept(tmp_path, observation_space, action_space):
     act_and_keep(observation_space, action_space, tmp_path / "policy.safetensors")

@@ -1,6 +1,7 @@
 """Presets: what a configuration becomes, and that each of them learns."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -54,10 +55,15 @@ def spec(limit):
 # Every preset of the table
 
 
-@pytest.mark.parametrize("kinds", SPACES.values(), ids=SPACES)
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "kinds"),
+    [
+        pytest.param(preset, kinds, marks=() if preset in ("dt", "tt") and kinds == "vectors" else pytest.mark.slow)
+        for preset, kinds in itertools.product(PRESETS, SPACES)
+    ],
+)
 def test_a_preset_learns_eight_windows_by_heart(random_trajectories, preset, kinds):
-    data = random_trajectories([9, 7, 12], *kinds)
+    data = random_trajectories([9, 7, 12], *SPACES[kinds])
     config, model = made(data, preset=preset, width=32)
     batch, losses = one_batch(data, config), []
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

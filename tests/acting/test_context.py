@@ -90,8 +90,9 @@ def test_the_tables_are_complete():
     assert INEXACT_PAIRS
 
 
-@pytest.mark.parametrize("spaces_of", SPACES)
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize(
+    ("trunk", "spaces_of"), [*itertools.product(TRUNKS, ["vector-discrete"]), ("gpt2", "discrete-vector")]
+)
 @pytest.mark.parametrize(("attention", "kind"), EXACT_PAIRS)
 def test_acting_is_teacher_forcing(episodes, untrained_policy, attention, kind, trunk, spaces_of):
     data = episodes(LENGTHS, *SPACES[spaces_of])
@@ -188,7 +189,7 @@ def test_a_batch_acts_as_its_rows_do_one_by_one(policy_for, attention, kind):
 
 
 @pytest.mark.parametrize(("attention", "kind"), EXACT_PAIRS)
-@hypothesis.settings(max_examples=8, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(max_examples=5, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4), resets=st.sampled_from([0.02, 0.15, 0.5]))
 def test_episodes_that_begin_at_any_time_in_any_row_are_each_as_alone(policy_for, attention, kind, seed, rows, resets):
     policy, steps = policy_for(attention, kind), 3 * K + 3

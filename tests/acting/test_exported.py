@@ -1,6 +1,7 @@
 """Exported policies act as the policies that they come from: over whole episodes, their first K steps and staggered resets included."""
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -39,6 +40,7 @@ CASES = {
     "squashed": (VECTOR, ARM, {"head": "tanh_gaussian"}),
     "bc": (VECTOR, ARM, {"preset": "bc"}),
     "discrete": (spaces.Discrete(5, start=2), spaces.Discrete(3, start=-1), {}),
+    "from four": (VECTOR, spaces.Discrete(3, start=4), {}),
     "choices": (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([[2, 3], [4, 2]]), {}),
     "bits": (spaces.MultiBinary(3), spaces.MultiBinary(4), {}),
     "images": (spaces.Box(0, 255, (6, 5, 3), np.uint8), spaces.Discrete(4), {}),
@@ -48,13 +50,11 @@ CASES = {
 
 
 def some_slow(cases, quick):
-    """The cases as parameters; an export takes seconds, so all but a few are left out by `make fast`."""
-    return [
-        pytest.param(case, id=name, marks=() if name in quick else pytest.mark.slow) for name, case in cases.items()
-    ]
+    """Names of cases as parameters; an export takes seconds, so all but a few are left out by `make fast`."""
+    return [pytest.param(case, marks=() if case in quick else pytest.mark.slow) for case in cases]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def policy_for(untrained_policy):
     """Makes a policy with large weights for two spaces, from samples of them."""
 
@@ -75,6 +75,33 @@ def policy_for(untrained_policy):
         return untrained_policy(data, **{"heads": 2, **options})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def pair_of(policy_for):
+    """Gives a case's policy, with the context of an export, and its export for NumPy. Tracing takes seconds, and is done once: no test changes them."""
+
+    @functools.cache
+    def traced(case):
+        observation_space, action_space, options = CASES[case]
+        policy = policy_for(observation_space, action_space, **options)
+        return cached(policy), ExportedPolicy.of(policy, "numpy")
+
+    def make(case="vector"):
+        policy, exported = traced(case)
+        return policy.variant(), exported.variant()
+
+    return make
+
+
+def cached(policy):
+    """The policy with a context that can be exported."""
+    return policy.variant(context="block") if policy.context == "window" and policy.model.backbone.memory else policy
+
+
+def graph_of(exported):
+    """The export for `graph`, which holds the same program as that for NumPy."""
+    return ExportedPolicy({**exported.document, "engine": "graph"}, exported.arrays)
 
 
 def largest_difference(one, other, rows=ROWS, steps=STEPS, deterministic=True, seed=0):
@@ -107,27 +134,22 @@ def graph_without_a_graph(monkeypatch):
 
 
 @pytest.mark.usefixtures("graph_without_a_graph")
-@pytest.mark.parametrize("case", some_slow(CASES, quick=("vector", "discrete")))
-def test_numpy_and_what_graph_captures_act_as_pytorch(policy_for, case):
-    observation_space, action_space, options = case
-    policy = policy_for(observation_space, action_space, **options)
-    exported = ExportedPolicy.of(policy, "numpy")
-    # both hold the same program; tracing it is what takes the time
-    graph = ExportedPolicy({**exported.document, "engine": "graph"}, exported.arrays)
-    cached = (
-        policy if policy.context != "window" or not policy.model.backbone.memory else policy.variant(context="block")
-    )
-    assert (exported.context, exported.context_length) == (cached.context, cached.context_length)
+@pytest.mark.parametrize("case", some_slow(CASES, quick=("vector",)))
+def test_numpy_and_what_graph_captures_act_as_pytorch(pair_of, case):
+    policy, exported = pair_of(case)
+    graph = graph_of(exported)
+    assert (exported.context, exported.context_length) == (policy.context, policy.context_length)
     for rows in (1, ROWS):
-        assert largest_difference(cached, exported, rows) <= 1e-5
-        assert largest_difference(cached, graph, rows) <= 1e-5
+        assert largest_difference(policy, exported, rows) <= 1e-5
+        assert largest_difference(policy, graph, rows) <= 1e-5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["vector", "gaussian", "squashed", "discrete", "choices", "bits", "parts"])
-def test_numpy_draws_what_pytorch_draws(policy_for, case):
-    policy = policy_for(*CASES[case][:2], **CASES[case][2]).variant(context="block", decoding=SAMPLE)
-    exported = ExportedPolicy.of(policy, "numpy")
+@pytest.mark.parametrize(
+    "case",
+    some_slow(("vector", "gaussian", "squashed", "discrete", "choices", "bits", "parts"), quick=("vector",)),
+)
+def test_numpy_draws_what_pytorch_draws(pair_of, case):
+    policy, exported = (acts.variant(decoding=SAMPLE) for acts in pair_of(case))
     assert largest_difference(policy, exported, deterministic=False) <= 1e-5
     if case != "vector":  # which is one point
         hotter = policy.variant(decoding=DecodingConfig(strategy="sample", temperature=3.0))
@@ -139,21 +161,14 @@ def test_numpy_draws_what_pytorch_draws(policy_for, case):
 def test_onnx_acts_as_pytorch(policy_for, case):
     policy = policy_for(*CASES[case][:2], **CASES[case][2])
     exported = ExportedPolicy.of(policy, "onnx")
-    cached = (
-        policy if policy.context != "window" or not policy.model.backbone.memory else policy.variant(context="block")
-    )
     for rows in (1, ROWS):
-        assert largest_difference(cached, exported, rows) <= 1e-5
+        assert largest_difference(cached(policy), exported, rows) <= 1e-5
 
 
 @pytest.mark.usefixtures("graph_without_a_graph")
-@pytest.mark.parametrize(
-    "case",
-    some_slow({name: CASES[name] for name in ("vector", "one step", "banded", "full", "parts")}, quick=("vector",)),
-)
-def test_what_graph_captures_waits_for_nothing_and_stays_where_it_is(policy_for, case, nothing_read_back):
-    policy = policy_for(*case[:2], **case[2])
-    exported = ExportedPolicy.of(policy, "graph")
+@pytest.mark.parametrize("case", some_slow(("vector", "one step", "banded", "full", "parts"), quick=("vector",)))
+def test_what_graph_captures_waits_for_nothing_and_stays_where_it_is(pair_of, case, nothing_read_back):
+    exported = graph_of(pair_of(case)[1])
     state = exported.initial_state(ROWS)
     call, kinds = state.context, set()
     whole = call.whole
@@ -179,7 +194,7 @@ def test_what_graph_captures_waits_for_nothing_and_stays_where_it_is(policy_for,
 
 @pytest.mark.usefixtures("graph_without_a_graph")
 def test_a_saved_graph_is_data(policy_for, tmp_path):
-    exported = ExportedPolicy.of(policy_for(), "graph")
+    exported = ExportedPolicy.of(policy_for(preset="bc"), "graph")
     exported.save(tmp_path / "policy.safetensors")
     loaded = dtrl.load_policy(tmp_path / "policy.safetensors")
     assert loaded.engine_name == "graph"
@@ -206,6 +221,7 @@ def test_aoti_acts_as_pytorch(policy_for, monkeypatch, tmp_path):
         dtrl.load_policy(tmp_path / "policy.safetensors")
 
 
+@pytest.mark.slow
 def test_the_number_of_environments_may_be_fixed(policy_for):
     policy = policy_for().variant(context="block")
     exported = ExportedPolicy.of(policy, "numpy", rows=ROWS)
@@ -214,10 +230,9 @@ def test_the_number_of_environments_may_be_fixed(policy_for):
         exported.initial_state(7)
 
 
-def test_a_cached_step_is_the_model_and_not_only_the_policy(policy_for):
+def test_a_cached_step_is_the_model_and_not_only_the_policy(pair_of):
     """A wrong past would show in the actions; here it is made wrong."""
-    policy = policy_for().variant(context="block")
-    exported = ExportedPolicy.of(policy, "numpy")
+    _, exported = pair_of()
     state = exported.initial_state(ROWS)
     observation = np.ones((ROWS, 3), np.float32)
     exported.predict(observation, state)
@@ -227,9 +242,9 @@ def test_a_cached_step_is_the_model_and_not_only_the_policy(policy_for):
     assert np.abs(exported.predict(observation, state)[0] - exported.predict(observation, other)[0]).max() > 1e-3
 
 
-def test_the_file_needs_no_torch(policy_for, tmp_path):
-    policy = policy_for().variant(context="block", target_return=7.0)
-    ExportedPolicy.of(policy, "numpy").save(tmp_path / "policy.safetensors")
+def test_the_file_needs_no_torch(pair_of, tmp_path):
+    policy, exported = (acts.variant(target_return=7.0) for acts in pair_of())
+    exported.save(tmp_path / "policy.safetensors")
     code = """
 import sys
 sys.modules["torch"] = None  # an import of it fails
@@ -249,8 +264,8 @@ print(json.dumps([policy.target_return, actions]))
     np.testing.assert_allclose(actions, expected, atol=1e-5)
 
 
-def test_a_saved_export_is_what_was_exported(policy_for, tmp_path):
-    exported = ExportedPolicy.of(policy_for(head="gaussian"), "numpy")
+def test_a_saved_export_is_what_was_exported(pair_of, tmp_path):
+    _, exported = pair_of("from four")
     exported.variant(target_return=3.0).save(tmp_path / "policy.safetensors")
     loaded = dtrl.load_policy(tmp_path / "policy.safetensors", decoding=SAMPLE)
     assert largest_difference(exported, loaded) == 0
@@ -258,9 +273,8 @@ def test_a_saved_export_is_what_was_exported(policy_for, tmp_path):
     assert dtrl.load_policy(tmp_path / "policy.safetensors", engine="numpy", target_return=4.0).target_return == 4.0
 
 
-def test_masks_are_obeyed(policy_for):
-    policy = policy_for(VECTOR, spaces.Discrete(3, start=4)).variant(context="block")
-    exported = ExportedPolicy.of(policy, "numpy")
+def test_masks_are_obeyed(pair_of):
+    _, exported = pair_of("from four")
     observation = np.zeros((2, 3), np.float32)
     allowed = np.array([[False, True, False], [False, False, True]])
     for deterministic in (True, False):
@@ -269,18 +283,16 @@ def test_masks_are_obeyed(policy_for):
         exported.predict(observation, action_masks=allowed & [[True] * 3, [False] * 3])
 
 
-def test_an_export_is_evaluated_as_the_policy_is(scripted_env, random_trajectories, untrained_policy):
-    data = random_trajectories((7, 9), scripted_env.observation_space, scripted_env.action_space)
-    policy = untrained_policy(data, acting={"context": "block"})
-    reports = [
-        dtrl.evaluate(p, [1.0, 3.0], episodes=5, env=scripted_env, num_envs=3)
-        for p in (policy, ExportedPolicy.of(policy, "numpy"))
-    ]
+def test_an_export_is_evaluated_as_the_policy_is(scripted_env, pair_of):
+    class FromFour(scripted_env):
+        action_space = spaces.Discrete(3, start=4)
+
+    reports = [dtrl.evaluate(acts, [1.0, 3.0], episodes=5, env=FromFour, num_envs=3) for acts in pair_of("from four")]
     assert reports[0].targets == reports[1].targets
 
 
-def test_an_overflow_does_not_outlive_its_episode(policy_for):
-    exported = ExportedPolicy.of(policy_for(), "numpy")
+def test_an_overflow_does_not_outlive_its_episode(pair_of):
+    _, exported = pair_of()
     state = exported.initial_state(2)
     with np.errstate(all="ignore"):
         exported.predict(np.full((2, 3), 3e38, np.float32), state)
@@ -292,15 +304,14 @@ def test_an_overflow_does_not_outlive_its_episode(policy_for):
 # Bad input
 
 
-def test_cuts_of_continuous_actions_are_refused(policy_for):
-    exported = ExportedPolicy.of(policy_for(), "numpy").variant(decoding=DecodingConfig(strategy="sample", top_k=3))
+def test_cuts_of_continuous_actions_are_refused(pair_of):
+    exported = pair_of()[1].variant(decoding=DecodingConfig(strategy="sample", top_k=3))
     with pytest.raises(InputError, match="top_k cut a list of tokens"):
         exported.predict(np.zeros(3, np.float32), deterministic=False)
 
 
-def test_what_is_a_part_of_an_export_cannot_be_changed(policy_for, tmp_path):
-    policy = policy_for()
-    exported = ExportedPolicy.of(policy, "numpy")
+def test_what_is_a_part_of_an_export_cannot_be_changed(policy_for, pair_of, tmp_path):
+    policy, (_, exported) = policy_for(), pair_of()
     with pytest.raises(InputError, match="context is a part of an export"):
         exported.variant(context="full")
     with pytest.raises(InputError, match="replay the policy that it was made from"):
@@ -336,14 +347,14 @@ def test_what_engines_cannot_run_is_named(policy_for, action_space, options):
         ExportedPolicy.of(policy, "numpy")
 
 
-def test_a_context_that_keeps_nothing_is_exported_as_block(policy_for):
-    policy = policy_for()
-    assert policy.context == "window"
-    assert ExportedPolicy.of(policy, "numpy").context == "block"
+def test_a_context_that_keeps_nothing_is_exported_as_block(policy_for, pair_of):
+    assert policy_for().context == "window"
+    assert pair_of()[1].context == "block"
 
 
-def test_an_episode_that_is_longer_than_the_model_knows_is_refused(policy_for):
-    exported = ExportedPolicy.of(policy_for(attention="full"), "numpy")
+@pytest.mark.slow
+def test_an_episode_that_is_longer_than_the_model_knows_is_refused(pair_of):
+    _, exported = pair_of("full")
     longest = exported.context_length
     exported.reset()
     for _ in range(longest):
@@ -355,9 +366,12 @@ def test_an_episode_that_is_longer_than_the_model_knows_is_refused(policy_for):
 
 
 def test_engines_that_are_unknown_or_not_here_say_what_to_do(policy_for, monkeypatch, tmp_path):
+    """The engines say it of any program."""
     policy = policy_for()
     with pytest.raises(InputError, match="engine 'onxx' is unknown; did you mean 'onnx'"):
         ExportedPolicy.of(policy, "onxx")
+    program = torch.export.export(torch.nn.Tanh(), (torch.zeros(2),))
+    monkeypatch.setattr("dtrl.acting.engines.exporting.export_programs", lambda *_: {"step": program})
     monkeypatch.setattr(aoti_engine.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"no(ne| C\+\+).*install g\+\+"):
         ExportedPolicy.of(policy, "aoti")
@@ -382,13 +396,12 @@ def test_the_command_line_knows_every_engine():
 def test_an_operation_that_numpy_does_not_know_is_named(policy_for, monkeypatch):
     monkeypatch.delitem(operations.OPERATIONS, "aten.tanh.default")
     with pytest.raises(InputError, match=r"numpy engine cannot express aten\.tanh\.default"):
-        ExportedPolicy.of(policy_for(), "numpy")
+        ExportedPolicy.of(policy_for(preset="bc"), "numpy")
 
 
-def test_altered_or_foreign_files_are_refused(policy_for, tmp_path):
+def test_altered_or_foreign_files_are_refused(pair_of, tmp_path):
     path = tmp_path / "policy.safetensors"
-    exported = ExportedPolicy.of(policy_for(), "numpy")
-    exported.save(path)
+    pair_of()[1].save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
     with pytest.raises(InputError, match="does not match the sha256"):

@@ -89,7 +89,13 @@ def shrunk(recipe):
     return dataclasses.replace(recipe, algorithm=algorithm, behaviour=tuple(behaviours), env_options=options)
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("cartpole-small", "pendulum", "stitch") else pytest.mark.slow)
+        for name in list_recipes()
+    ],
+)
 def test_every_recipe_runs_to_its_end_when_it_is_shrunk(name):
     recipe = load_recipe(name)
     checked_environment(recipe)

@@ -39,10 +39,11 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(markov, log_probability, en
     model, width = markov(V), V ** (N - 1)
     beams = beam_search(RecomputedStream(model, PROMPTS), beam(width, length_penalty=penalty), N, end)
     for row, prompt in enumerate(PROMPTS):
-        scores = {
-            ids: float(log_probability(model, prompt, torch.tensor([ids]))) / len(ids) ** penalty
-            for ids in sequences(end)
-        }
+        scores = {}
+        for n, some in itertools.groupby(sequences(end), len):
+            group = list(some)
+            sums = log_probability(model, prompt, torch.tensor(group)) / n**penalty
+            scores |= dict(zip(group, sums.tolist(), strict=True))
         best = sorted(scores, key=lambda ids: -scores[ids])[:width]
         # one that ends outside of the best W of its step is none of the beam's
         count = width if end is None else 1
@@ -52,13 +53,17 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(markov, log_probability, en
         )
 
 
-@pytest.mark.parametrize("width", [1, 2, 4, 7])
+NARROW = [
+    {}, {"end": 3}, {"end": 3, "length_penalty": 1.0}, {"end": 3, "length_penalty": -1.0},
+    {"no_repeat_ngram": 2}, {"repetition_penalty": 1.5}, {"end": 3, "repetition_penalty": 1.5, "no_repeat_ngram": 1},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"end": 3}, {"end": 3, "length_penalty": 1.0}, {"end": 3, "length_penalty": -1.0},
-     {"no_repeat_ngram": 2}, {"repetition_penalty": 1.5}, {"end": 3, "repetition_penalty": 1.5, "no_repeat_ngram": 1}],
+    ("width", "options"),
+    [*((4, options) for options in NARROW), *itertools.product((1, 2, 7), ({"end": 3}, NARROW[-1]))],
     ids=str,
-)  # fmt: skip
+)
 def test_a_narrow_beam_is_that_of_transformers(gpt2, gpt2_model, width, options):
     options = dict(options)
     end, prompts, steps = options.pop("end", None), torch.tensor([[1, 2], [5, 0], [9, 9], [3, 7], [0, 10]]), 7

@@ -1,5 +1,6 @@
 """What may be chosen: the same sets as transformers' warpers where no two logits are equal, and our own rule where they are."""
 
+import itertools
 import math
 
 import pytest
@@ -50,17 +51,20 @@ def warped(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, typical_p=1.0
     return logits
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.3, 2.0])
+CUTS = [
+    {}, {"top_k": 1}, {"top_k": 5}, {"top_k": V}, {"top_k": 100}, {"top_p": 0.01}, {"top_p": 0.5}, {"top_p": 0.9},
+    {"top_p": 0.999}, {"min_p": 0.01}, {"min_p": 0.3}, {"min_p": 1.0}, {"top_k": 5, "top_p": 0.7},
+    {"top_p": 0.8, "min_p": 0.2}, {"top_k": 6, "top_p": 0.8, "min_p": 0.1},
+    {"typical_p": 0.05}, {"typical_p": 0.5}, {"typical_p": 0.95}, {"top_k": 9, "min_p": 0.01, "typical_p": 0.7},
+]  # fmt: skip
+SEVERAL = [options for options in CUTS if len(options) != 1]
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {}, {"top_k": 1}, {"top_k": 5}, {"top_k": V}, {"top_k": 100}, {"top_p": 0.01}, {"top_p": 0.5}, {"top_p": 0.9},
-        {"top_p": 0.999}, {"min_p": 0.01}, {"min_p": 0.3}, {"min_p": 1.0}, {"top_k": 5, "top_p": 0.7},
-        {"top_p": 0.8, "min_p": 0.2}, {"top_k": 6, "top_p": 0.8, "min_p": 0.1},
-        {"typical_p": 0.05}, {"typical_p": 0.5}, {"typical_p": 0.95}, {"top_k": 9, "min_p": 0.01, "typical_p": 0.7},
-    ],
+    ("temperature", "options"),
+    [*((1.0, options) for options in CUTS), *itertools.product((0.3, 2.0), SEVERAL)],
     ids=str,
-)  # fmt: skip
+)
 def test_the_same_tokens_are_left_as_in_transformers(temperature, options):
     logits = rows()
     ours, theirs = process(logits, sample(temperature=temperature, **options)), warped(logits, temperature, **options)

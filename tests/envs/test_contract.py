@@ -203,6 +203,7 @@ def test_it_runs_as_gymnasiums_vector_environment(env_id, kwargs):
     assert endings >= 3
 
 
+@pytest.mark.slow
 @every_id
 def test_it_runs_in_processes_that_are_spawned(env_id):
     # By the spec: a new process has not imported dtrl, so it knows no ids, and the entry point leads it there.

@@ -24,6 +24,7 @@ def test_the_demonstrator_always_succeeds(play, key_to_door):
     assert [play(key_to_door, demonstrate, seed)[1].sum() for seed in range(50)] == [1.0] * 50
 
 
+@pytest.mark.slow
 def test_random_actions_open_the_door_with_the_key_in_three_episodes_of_a_hundred(play, key_to_door):
     """3.1 % in 20,000 episodes. In 3,000 the success rate has a standard deviation of 0.32 %: for a rate of 3.1 %, the chance to
     leave [2 %, 4.5 %] is 2e-4; and the seeds are fixed."""

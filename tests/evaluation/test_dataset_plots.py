@@ -88,9 +88,12 @@ ODD = {
 """Name → data that once broke plots, or might."""
 
 
-@pytest.mark.parametrize("data", ODD.values(), ids=ODD)
-def test_odd_data_are_drawn_without_a_warning(random_trajectories, data, tmp_path):
-    paths = save_dataset_plots(data(random_trajectories), tmp_path / "plots")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("one step", "large numbers") else pytest.mark.slow) for name in ODD],
+)
+def test_odd_data_are_drawn_without_a_warning(random_trajectories, name, tmp_path):
+    paths = save_dataset_plots(ODD[name](random_trajectories), tmp_path / "plots")
     assert [path.name for path in paths] == [f"{name}.png" for name in FIGURES]
     for path in paths:
         with Image.open(path) as image:

@@ -139,9 +139,9 @@ NOT_NEAREST = {"finite_scalar", "frequency", "image_codes", "sequential", "vecto
 """Rows of the table whose ids are not always those of the nearest decoded value: a network, a greedy choice, or clipping after decoding is in the way."""
 
 
-@pytest.fixture(params=EXAMPLES.values(), ids=EXAMPLES)
+@pytest.fixture(scope="module", params=EXAMPLES.values(), ids=EXAMPLES)
 def fitted(request):
-    """(a tokenizer fitted to a column, windows (4, 10 h, …) of that column)."""
+    """(a tokenizer fitted to a column, windows (4, 10 h, …) of that column), for tests that change neither."""
     _, make, column = request.param
     tokenizer = make()
     tokenizer.fit(column)
@@ -251,14 +251,14 @@ def test_encoding_leaves_its_input_alone(fitted):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("rows", [(0, 10), (4, 0)])
-def test_no_row_or_no_step_is_no_token(fitted, rows):
+def test_no_row_or_no_step_is_no_token(fitted):
     tokenizer, x = fitted
-    none = x[: rows[0], : rows[1] * tokenizer.block_length]
-    tokens = tokenizer.encode(none)
-    assert tokens.shape[:3] == (rows[0], rows[1], tokenizer.num_tokens)
-    assert tokenizer.decode(tokens).shape == none.shape
-    assert tokenizer.outside(none).shape == none.shape
+    for rows, steps in ((0, 10), (4, 0)):
+        none = x[:rows, : steps * tokenizer.block_length]
+        tokens = tokenizer.encode(none)
+        assert tokens.shape[:3] == (rows, steps, tokenizer.num_tokens)
+        assert tokenizer.decode(tokens).shape == none.shape
+        assert tokenizer.outside(none).shape == none.shape
 
 
 @pytest.mark.parametrize(("_", "make", "column"), EXAMPLES.values(), ids=EXAMPLES)
@@ -270,11 +270,9 @@ def test_constants_come_back_exactly(_, make, column):
     assert torch.equal(tokenizer.decode(tokenizer.encode(x)), x)
 
 
-@pytest.mark.parametrize(("_", "make", "column"), EXAMPLES.values(), ids=EXAMPLES)
-def test_padding_and_any_id_are_harmless(_, make, column):
-    tokenizer = make()
-    tokenizer.fit(column)
-    zeros = torch.zeros_like(windows_of(tokenizer, column))
+def test_padding_and_any_id_are_harmless(fitted):
+    tokenizer, x = fitted
+    zeros = torch.zeros_like(x)
     assert tokenizer.encode(zeros).shape[:3] == (4, 10, tokenizer.num_tokens)
     if tokenizer.vocab_size is not None:
         drawn = torch.randint(
@@ -296,19 +294,22 @@ def test_a_tokenizer_without_numbers_says_that_it_needs_them(make, column):
         tokenizer.encode(x)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @examples(numbers=True, real=True)
-def test_a_number_that_is_none_is_named_with_its_dimension(make, column, bad):
+def test_a_number_that_is_none_is_named_with_its_dimension(make, column):
     tokenizer, wrong = make(), column.copy()
     last = tuple(n - 1 for n in tokenizer.shape)
-    wrong[(7, *[0] * (column.ndim - 1 - len(last)), *last)] = bad
+    place = (7, *[0] * (column.ndim - 1 - len(last)), *last)
     where = f"dimension {', '.join(map(str, last))}" if last else "their only dimension"
-    with pytest.raises(InputError, match=rf"the data to fit hold {bad} in {where} \(row 7"):
-        tokenizer.fit(wrong)
+    for bad in (np.nan, np.inf, -np.inf):
+        wrong[place] = bad
+        with pytest.raises(InputError, match=rf"the data to fit hold {bad} in {where} \(row 7"):
+            tokenizer.fit(wrong)
     tokenizer.fit(column)
     step = 7 * tokenizer.block_length
-    with pytest.raises(InputError, match=rf"the values to encode hold {bad} in {where} \(row 0, {step}\)"):
-        tokenizer.encode(windows_of(tokenizer, wrong))
+    for bad in (np.nan, np.inf, -np.inf):
+        wrong[place] = bad
+        with pytest.raises(InputError, match=rf"the values to encode hold {bad} in {where} \(row 0, {step}\)"):
+            tokenizer.encode(windows_of(tokenizer, wrong))
 
 
 @examples(numbers=True)

@@ -117,6 +117,7 @@ def finished(straight, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_anywhere_goes_on_exactly(straight, tmp_path):
     """At every update, with dropout on: before the first checkpoint, right before one, and after the last."""
     for update in range(1, UPDATES + 1):

@@ -189,6 +189,7 @@ def test_closing_twice_does_no_harm(tmp_path):
     assert (tmp_path / "progress.jsonl").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_tensorboard_is_not_imported_before_it_is_needed():
     program = "import sys, dtrl.training.logging; assert not {'tensorboard', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
