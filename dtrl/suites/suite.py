@@ -147,7 +147,7 @@ def load_suite(name_or_path: str | Path) -> Suite:
     path = suites.get(str(name_or_path), Path(name_or_path))
     if path.suffix != ".toml":
         raise InputError(
-            f"there is no suite {str(name_or_path)!r}; a TOML file will do too; {did_you_mean(str(name_or_path), list(suites))}"
+            f"there is no TOML file and no suite {str(name_or_path)!r}; {did_you_mean(str(name_or_path), list(suites))}"
         )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
