@@ -206,9 +206,8 @@ def test_cuts_are_about_ids_and_not_about_a_predicted_return(random_trajectories
 @pytest.mark.parametrize("decoding", [{"strategy": "beam"}, {"repetition_penalty": 2.0}])
 def test_a_search_over_the_actions_tokens_is_refused(random_trajectories, untrained_policy, preset, decoding):
     episodes = random_trajectories(LENGTHS, VECTOR, spaces.Discrete(4))
-    policy = untrained_policy(episodes, preset=preset, acting={"decoding": DecodingConfig(**decoding)})
     with pytest.raises(InputError, match=f"preset {preset} chooses a return first; use greedy or sample"):
-        policy.check_decoding()
+        untrained_policy(episodes, preset=preset, acting={"decoding": DecodingConfig(**decoding)})
 
 
 @pytest.mark.parametrize("preset", ASKING)

@@ -167,7 +167,7 @@ def test_the_joint_distribution_of_an_action_is_the_model_s(policy_for, small, d
         policy.decide(state, policy.look(state, {"": np.repeat(observations[1], 64, axis=0)}, None), pick)
     state = after_a_step(drafted, rows)
     drafted.predict(np.repeat(observations[1], rows, axis=0), state, deterministic=False)
-    ids = drafted.tokens_of(state.actions)["action"]
+    ids = drafted.tokens_of(state.actions, state.returns_to_go)["action"]
     counts = np.bincount((ids @ torch.tensor([16, 4, 1])).numpy(), minlength=64)
     assert chisquare(counts, log_p.exp().numpy() / log_p.exp().sum().item() * rows).pvalue > 1e-4
     assert 0 < state.speculation.acceptance_rate < 1

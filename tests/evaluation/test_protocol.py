@@ -124,10 +124,9 @@ def test_an_evaluation_is_a_rollout_with_seeds_from_its_own(policy_for, scripted
     ("options", "named"),
     [({"strategy": "beam"}, "strategy beam"), ({"strategy": "contrastive"}, "strategy contrastive"), ({"no_repeat_ngram": 2}, "no_repeat_ngram")],
 )  # fmt: skip
-def test_a_strategy_that_the_policy_cannot_follow_is_refused_and_not_left_out(policy_for, scripted_env, options, named):
-    policy = policy_for(preset="bc", acting={"decoding": DecodingConfig(**options)})
+def test_a_strategy_that_the_policy_cannot_follow_is_refused_and_not_left_out(policy_for, options, named):
     with pytest.raises(InputError, match=f"^{named} needs a model of discrete tokens such as preset tt or dt_discrete"):
-        evaluate(policy, TARGETS, 2, env=scripted_env)
+        policy_for(preset="bc", acting={"decoding": DecodingConfig(**options)})
 
 
 def test_the_policy_s_decoding_says_whether_to_sample(policy_for, scripted_env):

@@ -445,7 +445,7 @@ def test_what_minari_says_of_a_failed_download_is_in_the_message(monkeypatch):
 
     monkeypatch.setattr(sources, "check_online", lambda: None)
     monkeypatch.setattr(minari, "download_dataset", fail)
-    with pytest.raises(InputError, match=r"could not download it \(no such dataset x+\); none is known") as caught:
+    with pytest.raises(InputError, match=r"could not download it \(no such dataset x+\); .* none is known") as caught:
         load_trajectories("tests/remote-v0")
     assert len(str(caught.value)) < 500
 
