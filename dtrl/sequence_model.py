@@ -216,7 +216,7 @@ class SequenceModel(nn.Module):
         `seen` are the same windows as they are in the model's context, where that is not what it has to predict.
 
         Where the entropy H of a field is bounded by β, λ·(β − H) is added, whose gradient moves the weights towards more entropy, and the multiplier λ > 0
-        itself the other way: it grows while H < β [Zheng et al. 2022, Online Decision Transformer, §4.2, arXiv:2202.05607]. The value is without the β.
+        itself the other way: it grows while H < β [Zheng et al. 2022, Online Decision Transformer, arXiv:2202.05607]. The value is without the β.
 
         Padding may hold anything, even NaN: its weight in attention and loss is 0, and 0 · NaN is NaN, so it is cleared first."""
         batch = batch.cleared()

@@ -40,7 +40,7 @@ def returns_of(model: SequenceModel, name: str) -> Tensor:
 
 def tilted(distribution: Categorical, returns: Tensor, tilt: float) -> Categorical:
     """p(R) · exp(κ · (R − lowest) / (highest − lowest)), normalised, for the returns (V,) of the ids: the distribution of returns given that an expert acts,
-    if the odds of an expert rise so with the return [Lee et al. 2022, arXiv:2205.15241, §3.4]."""
+    if the odds of an expert rise so with the return [Lee et al. 2022, arXiv:2205.15241]."""
     span = (returns.max() - returns.min()).clamp_min(torch.finfo(returns.dtype).tiny)
     share = ((returns - returns.min()) / span).to(distribution.logits.dtype)
     return Categorical(logits=(distribution.logits + tilt * share).log_softmax(dim=-1), validate_args=False)
