@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from dtrl.config import ModelConfig
+from dtrl.embeddings import SlotTables
 from dtrl.errors import InputError
 from dtrl.presets import (
     BINS,
@@ -294,3 +295,13 @@ def test_an_action_outside_its_discrete_space_is_refused_before_training(random_
 def test_an_option_of_another_preset_is_refused(random_trajectories, options, message):
     with pytest.raises(InputError, match=message):
         resolve(ModelConfig(**options), random_trajectories([4]))
+
+
+@pytest.mark.parametrize("preset", ["tt", "dt_discrete"])
+def test_tables_of_ids_do_not_drown_the_timestep_at_the_beginning(random_trajectories, preset):
+    _, model = made(random_trajectories([9, 7]), preset=preset, width=32)
+    time = model.timestep_embedding.weight.std().item()
+    tables = [layer.table.weight for layer in model.embeddings.values() if isinstance(layer, SlotTables)]
+    assert tables
+    for table in tables:
+        assert table.std().item() == pytest.approx(time, rel=0.3)
