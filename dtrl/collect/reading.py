@@ -3,6 +3,7 @@
 import dataclasses
 import tomllib
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -21,21 +22,31 @@ def list_recipes() -> dict[str, Path]:
     return {}
 
 
-def load_recipe(name_or_path: str | Path) -> Recipe:
-    """The recipe of that name, or in that .toml file. InputError for an unknown name and for any mistake in the file."""
-    recipes = list_recipes()
-    path = recipes.get(str(name_or_path), Path(name_or_path))
+def read_named_toml(
+    kind: str, name_or_path: str | Path, shipped: Mapping[str, Path]
+) -> tuple[Path, str, dict[str, Any]]:
+    """Path, text and table of a TOML file: one that comes with dtrl under that name, or any by its path. `kind`, such as recipe, is for the errors.
+
+    Raises InputError for an unknown name, and for a file that cannot be read."""
+    path = shipped.get(str(name_or_path), Path(name_or_path))
     if path.suffix != ".toml":
-        raise InputError(f"there is no recipe {str(name_or_path)!r}; {did_you_mean(str(name_or_path), list(recipes))}")
+        raise InputError(
+            f"there is no TOML file and no {kind} {str(name_or_path)!r}; {did_you_mean(str(name_or_path), list(shipped))}"
+        )
     try:
         text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
+        return path, text, tomllib.loads(text)
     except OSError as error:
         raise InputError(
-            f"recipe {path} cannot be read ({error.strerror}); the recipes of dtrl are {', '.join(recipes)}."
+            f"{kind} {path} cannot be read ({error.strerror}); the {kind}s of dtrl are {', '.join(shipped)}."
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a TOML file: {error}; correct it there.") from error
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """The recipe of that name, or in that .toml file. InputError for an unknown name and for any mistake in the file."""
+    path, text, table = read_named_toml("recipe", name_or_path, list_recipes())
     recipe = build(Recipe, table, str(path))
     recipe = dataclasses.replace(recipe, source=str(path), text=text)
     check_recipe(recipe)

@@ -2,14 +2,13 @@
 
 import dataclasses
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dtrl.acting.summary import DEFAULT_TARGET_QUANTILE
-from dtrl.collect.reading import checked, load_recipe
+from dtrl.collect.reading import checked, load_recipe, read_named_toml
 from dtrl.collect.recipes import DATASET_ID
 from dtrl.config import DataConfig, DecodingConfig, ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError, did_you_mean
@@ -143,20 +142,7 @@ def list_suites() -> dict[str, Path]:
 
 def load_suite(name_or_path: str | Path) -> Suite:
     """The suite of that name, or in that .toml file. Raises InputError for an unknown name and for any mistake in the file."""
-    suites = list_suites()
-    path = suites.get(str(name_or_path), Path(name_or_path))
-    if path.suffix != ".toml":
-        raise InputError(
-            f"there is no TOML file and no suite {str(name_or_path)!r}; {did_you_mean(str(name_or_path), list(suites))}"
-        )
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"suite {path} cannot be read ({error.strerror}); the suites of dtrl are {', '.join(suites)}."
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a TOML file: {error}; correct it there.") from error
+    path, _, table = read_named_toml("suite", name_or_path, list_suites())
     return read_suite(table, str(path))
 
 
