@@ -12,6 +12,7 @@ from torch.distributions import Categorical, Distribution
 from dtrl.config import DecodingConfig
 from dtrl.decoding.choice import token_of
 from dtrl.sequence_model import SequenceModel
+from dtrl.tokenizers import numbers_of
 
 
 def ask(
@@ -25,17 +26,10 @@ def ask(
     A distribution over ids is tilted first, by `return_tilt`. Then the return is chosen like everything else: its mode when greedy, else a sample."""
     ((name, distribution),) = distributions.items()
     if isinstance(distribution, Categorical):
-        numbers = returns_of(model, name)
-        distribution = tilted(distribution, numbers, config.return_tilt)
+        distribution = tilted(
+            distribution, numbers_of(model.by_name[name].tokenizer, distribution.logits), config.return_tilt
+        )
     return {name: token_of(distribution, config, generators)}
-
-
-def returns_of(model: SequenceModel, name: str) -> Tensor:
-    """(V,) the return that each id of a field stands for, in env units."""
-    tokenizer = model.by_name[name].tokenizer
-    assert tokenizer.vocab_size is not None
-    ids = torch.arange(tokenizer.vocab_size, device=next(model.parameters()).device)
-    return tokenizer.decode(ids[:, None, None]).flatten()
 
 
 def tilted(distribution: Categorical, returns: Tensor, tilt: float) -> Categorical:

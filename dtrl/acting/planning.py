@@ -14,6 +14,7 @@ from dtrl.config import DecodingConfig
 from dtrl.decoding.choice import sample_categorical
 from dtrl.decoding.processors import process
 from dtrl.decoding.ranking import rank
+from dtrl.tokenizers import numbers_of
 
 Generators = Sequence[np.random.Generator]
 OUTCOMES = ("reward", "value", "terminal")
@@ -88,7 +89,6 @@ def expectation(stream: ModelStream, name: str) -> Tensor:
     """(rows,) of the number that comes next, in env units; the stream goes on with the most probable id, and without a termination."""
     assert stream.next_field() == name
     logits, tokenizer = stream.logits(), stream.model.by_name[name].tokenizer
-    numbers = tokenizer.decode(torch.arange(logits.shape[-1], device=logits.device)[:, None, None])
     ids = torch.zeros_like(logits[:, 0], dtype=torch.long) if name == "terminal" else logits.argmax(dim=-1)
     stream.feed(ids[:, None])
-    return logits.double().exp() @ numbers.flatten().double()
+    return logits.double().exp() @ numbers_of(tokenizer, logits).double()

@@ -1,6 +1,6 @@
 """Values in env units ↔ tokens. One file a kind; a new one is a file here, a row in `TOKENIZERS`, and its tests."""
 
-from dtrl.tokenizers.base import Fitted, Tokenizer
+from dtrl.tokenizers.base import Fitted, Tokenizer, numbers_of
 from dtrl.tokenizers.bins import Quantile, Uniform
 from dtrl.tokenizers.byte_pairs import BytePairs
 from dtrl.tokenizers.categories import Categories
@@ -55,4 +55,5 @@ __all__ = [
     "Tokenizer",
     "Uniform",
     "VectorQuantization",
+    "numbers_of",
 ]

@@ -130,6 +130,12 @@ class Fitted(Tokenizer):
             )
 
 
+def numbers_of(tokenizer: Tokenizer, logits: Tensor) -> Tensor:
+    """(V,) the number that each id of a tokenizer of one token stands for, in env units, for logits (…, V) over its ids, on their device."""
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    return tokenizer.decode(ids[:, None, None]).flatten()
+
+
 def note_fitted(module: nn.Module, _: object) -> None:
     """After a state dict was loaded."""
     assert isinstance(module, Fitted)

@@ -9,9 +9,10 @@ from gymnasium import spaces
 from torch.distributions import Categorical
 
 from dtrl.acting import ExportedPolicy, Policy
-from dtrl.acting.asking import returns_of, tilted
+from dtrl.acting.asking import tilted
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
+from dtrl.tokenizers import numbers_of
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,))
 ACTIONS = {
@@ -22,6 +23,12 @@ ACTIONS = {
 GOALS = spaces.Dict({"desired_goal": spaces.Box(-1, 1, (2,)), "observation": VECTOR})
 ASKING = ("reinformer", "mgdt")
 LENGTHS = (9, 2, 12, 7)
+
+
+def returns_of(model):
+    """The return that each id stands for."""
+    tokenizer = model.by_name["return"].tokenizer
+    return numbers_of(tokenizer, torch.zeros(tokenizer.vocab_size))
 
 
 @pytest.fixture
@@ -109,7 +116,7 @@ def test_the_asked_return_is_the_one_that_is_fed(data, untrained_policy, preset,
     distribution = policy.distributions(state, {"": data.observations[:1]}, np.ones(1, bool))["return"]
     expected = distribution.mode
     if preset == "mgdt":
-        expected = tilted(distribution, returns_of(policy.model, "return"), 10.0).mode
+        expected = tilted(distribution, returns_of(policy.model), 10.0).mode
     torch.testing.assert_close(fed[0][1], expected)
 
 
@@ -139,7 +146,7 @@ def test_returns_that_are_all_alike_are_not_tilted():
 
 def test_the_ids_of_a_return_stand_for_the_range_of_the_data(data, untrained_policy):
     policy = untrained_policy(data, preset="mgdt", return_bins=9)
-    returns = returns_of(policy.model, "return")
+    returns = returns_of(policy.model)
     assert len(returns) == 9
     np.testing.assert_allclose(returns[[0, -1]], [data.returns_to_go.min(), data.returns_to_go.max()], rtol=1e-6)
 
@@ -153,7 +160,7 @@ def test_more_tilt_asks_for_more(data, untrained_policy, monkeypatch):
             policy.model, "embed_ids", lambda name, ids, *_, fed=fed: (fed.append(ids), torch.zeros(len(ids), 1, 16))[1]
         )
         policy.predict(data.observations[:8])
-        asked.append(returns_of(policy.model, "return")[fed[0]].mean().item())
+        asked.append(returns_of(policy.model)[fed[0]].mean().item())
     assert asked[0] < asked[1] < asked[2]
     assert asked[2] == pytest.approx(data.returns_to_go.max(), rel=1e-6)
 
