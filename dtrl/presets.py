@@ -67,7 +67,8 @@ def reinformer(config: ModelConfig, observation_space: Space, action_space: Spac
     The action's head is that of `odt`, as published."""
     asked = Field("return", Continuous(1, "scale", scale=config.return_scale), loss_weight=1.0, chosen=True)
     action = entropy_bounded(config, action_fields(config, action_space))
-    heads = {"return": ExpectilePoint(config.width, 1, float(config.expectile or EXPECTILE))}
+    assert config.expectile is not None
+    heads = {"return": ExpectilePoint(config.width, 1, config.expectile)}
     fields = [*observed_fields(config, observation_space), asked, *action]
     return causal(config, fields, heads | action_heads(config, action_space))
 
@@ -75,7 +76,8 @@ def reinformer(config: ModelConfig, observation_space: Space, action_space: Spac
 def mgdt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
     """Multi-game Decision Transformer [Lee et al. 2022, arXiv:2205.15241]: (observation, return-to-go, action), where the return is an id whose distribution
     is learned; acting draws it from that distribution, tilted towards high returns (`DecodingConfig.return_tilt`). The paper's reward tokens are left out."""
-    bins = Uniform((), int(config.return_bins or RETURN_BINS))
+    assert config.return_bins is not None
+    bins = Uniform((), config.return_bins)
     asked = Field("return", bins, loss_weight=1.0, chosen=True)
     heads = {"return": Slots(config.width, 1, bins.vocab_size)}
     fields = [*observed_fields(config, observation_space), asked, *action_fields(config, action_space)]

@@ -59,14 +59,12 @@ class Meter:
             flops, flops_per_second = self.hardware
             achieved = flops * len(rows) / max(self.update_seconds, 1e-9)
             out["train/model_flops_utilization"] = achieved / flops_per_second
-        for i, name in enumerate(self.fields):
+        triples = [(f"{name}_loss", f"{name}_error") for name in self.fields]
+        triples += [(f"{name}_entropy", f"{name}_entropy_multiplier") for name in self.bounded]
+        for i, tags in enumerate(triples):  # two sums and the number of tokens
             at = 2 + 3 * i
-            out[f"train/{name}_loss"] = mean([row[at] / max(row[at + 2], 1) for row in rows])
-            out[f"train/{name}_error"] = mean([row[at + 1] / max(row[at + 2], 1) for row in rows])
-        for i, name in enumerate(self.bounded):
-            at = 2 + 3 * (len(self.fields) + i)
-            out[f"train/{name}_entropy"] = mean([row[at] / max(row[at + 2], 1) for row in rows])
-            out[f"train/{name}_entropy_multiplier"] = mean([row[at + 1] / max(row[at + 2], 1) for row in rows])
+            for j, tag in enumerate(tags):
+                out[f"train/{tag}"] = mean([row[at + j] / max(row[at + 2], 1) for row in rows])
         self.rows, self.since = [], now
         self.batch_seconds = self.update_seconds = 0.0
         return out
