@@ -19,6 +19,10 @@ class Reference:
     """Mean return of an expert: normalised score 100."""
     source: str
     """How the two were measured, in words."""
+    random_error: float | None = None
+    """Standard error of `random`, in reward units; None where nobody tells it, as for a dataset's own references."""
+    expert_error: float | None = None
+    """Standard error of `expert`; 0 where every episode had the same return."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.random) and math.isfinite(self.expert) and self.random != self.expert):
@@ -26,6 +30,18 @@ class Reference:
                 f"reference returns {self.random} (random) and {self.expert} (expert) make no scale; "
                 "give two finite numbers that differ."
             )
+
+    def text(self) -> str:
+        """The scale in words, with standard errors where they are known: 0 is random (17.3 ± 1.6), 100 is expert (3,486 ± 48)."""
+        low, high = with_error(self.random, self.random_error), with_error(self.expert, self.expert_error)
+        return f"0 is random ({low}), 100 is expert ({high})"
+
+
+def with_error(mean: float, error: float | None) -> str:
+    """A mean and its standard error, if there is one: 3,486 ± 48."""
+    if error is None:
+        return f"{mean:,.6g}"
+    return f"{mean:,.6g} ± {error:,.0f}" if error >= 10 else f"{mean:,.6g} ± {error:.2g}"
 
 
 _ZOO = "100 episodes: uniform random actions; the Stable-Baselines3 zoo's agent"
@@ -55,10 +71,12 @@ REFERENCE_RETURNS: dict[str, Reference] = {
 def reference_for(env_id: str | None, ref_min: float | None = None, ref_max: float | None = None) -> Reference | None:
     """The scale of an environment: the dataset's own references where it brings both, else the table's, else None.
 
-    `ref_min` and `ref_max` are Minari's `ref_min_score` and `ref_max_score`. A pair that makes no scale (equal, or not
+    Where the two agree it is the table's, which knows how they were measured. `ref_min` and `ref_max` are Minari's `ref_min_score` and `ref_max_score`. A pair that makes no scale (equal, or not
     finite) counts as not given: a dataset's careless metadata must not stop an evaluation."""
+    known = REFERENCE_RETURNS.get(env_id) if env_id is not None else None
     if ref_min is not None and ref_max is not None:
         low, high = float(ref_min), float(ref_max)
-        if math.isfinite(low) and math.isfinite(high) and low != high:
+        agrees = known is not None and (low, high) == (known.random, known.expert)
+        if math.isfinite(low) and math.isfinite(high) and low != high and not agrees:
             return Reference(low, high, "the dataset's own reference scores")
-    return REFERENCE_RETURNS.get(env_id) if env_id is not None else None
+    return known
