@@ -21,8 +21,8 @@ from dtrl.files import write_atomically
 from dtrl.processes import follow_parent
 from dtrl.registration import import_modules
 
-PIECE = 1 / 25
-"""Of a behaviour's episodes so far, how many the next file has, and at least one; an interruption costs one file a process."""
+PIECE = 25
+"""The next file of a behaviour has one episode for so many that there are, and at least one; an interruption costs one file a process."""
 GUESSED_LENGTH = 1_000
 """Steps that an episode is taken to have before any was played, in an environment without a limit."""
 
@@ -58,7 +58,7 @@ def pieces(folder: Path, recipe: Recipe, index: int) -> Iterator[Piece]:
     decided = behaviour.episodes if (recipe.steps or recipe.episodes) is None else None
     first = 0
     while decided is None or first < decided:
-        end = first + max(1, int(first * PIECE))
+        end = first + max(1, first // PIECE)
         numbers = range(first, end if decided is None else min(end, decided))
         yield folder / "episodes" / f"{index}-{first}.npz", index, numbers
         first = numbers.stop

@@ -184,8 +184,8 @@ def test_files_do_not_depend_on_the_size_and_grow(tmp_path):
     recipe = Recipe("a-v0", "A-v0", 0, "It.", (Behaviour("random", steps=10),))
     firsts = [numbers.start for _, (_, _, numbers) in zip(range(120), pieces(tmp_path, recipe, 0), strict=False)]
     assert firsts[:26] == list(range(26))
-    assert firsts[-1] > 1_000
-    assert np.diff(firsts).max() <= firsts[-1] * PIECE
+    assert firsts[-1] > 500
+    assert np.diff(firsts).max() <= firsts[-1] / PIECE
     decided = dataclasses.replace(recipe, behaviour=(Behaviour("random", episodes=57),))
     assert [n for *_, numbers in pieces(tmp_path, decided, 0) for n in numbers] == list(range(57))
 

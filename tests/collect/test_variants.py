@@ -74,9 +74,9 @@ def test_a_replay_buffer_is_imitated_by_the_snapshots_up_to_one(files):
     assert [(b.snapshot, b.steps) for b in whole.behaviour] == [("it2", 100), ("it10", 100), ("it100", 100)]
     until = with_policies(load_recipe("replay.toml"), [PolicyFile(Path("run.npz"), "it10")])
     assert [(b.snapshot, b.steps) for b in until.behaviour] == [("it2", 150), ("it10", 150)]
-    found = episodes_by_policy(make_dataset(resized(whole, steps=60)))
+    found = episodes_by_policy(make_dataset(resized(whole, steps=1_500)))
     assert list(found) == ["run it2", "run it10", "run it100"]
-    assert sum(map(sum, found.values())) >= 60
+    assert sum(map(sum, found.values())) >= 1_500
 
 
 def test_a_replay_buffer_of_a_training_may_be_larger_when_it_is_imitated(files):
@@ -103,7 +103,7 @@ def test_the_metadata_tell_the_files_but_not_where_they_lay(files):
     assert list(metadata["policy_files"]) == ["good.npz"]
     assert metadata["recipe_sha256"] is None
     assert "nothing was trained" in metadata["description"]
-    assert str(files) not in json.dumps(metadata)
+    assert str(files) not in str(metadata)
 
 
 def test_two_files_of_one_name_are_told_apart(files):
