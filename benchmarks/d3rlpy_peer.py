@@ -84,7 +84,11 @@ def environment_of(env_spec: str) -> dict[str, Any]:
 def job_of(cell: Cell, data: Trajectories, return_scale: float | None) -> dict[str, Any]:
     """All that the other side needs to know beside the arrays. Raises InputError for what d3rlpy has no form for."""
     shown, acted = data.observation_space, data.action_space
-    if not isinstance(shown, spaces.Box) or len(shown.shape) != 1 or not isinstance(acted, spaces.Box | spaces.Discrete):
+    if (
+        not isinstance(shown, spaces.Box)
+        or len(shown.shape) != 1
+        or not isinstance(acted, spaces.Box | spaces.Discrete)
+    ):
         raise InputError(f"d3rlpy's model takes vectors, and {data.origin.name} has {shown} and {acted}.")
     config = resolve(ModelConfig(**chosen(cell.options, ModelConfig)), data)
     training = TrainingConfig(**chosen(cell.options, TrainingConfig))
@@ -152,7 +156,11 @@ class PeerRun:
             cell,
             {
                 "last": {"update": cell.updates, "report": report_of(cell, result["last"])},
-                "best": {"update": result["best_update"], "of": result["of"], "report": report_of(cell, result["best"])},
+                "best": {
+                    "update": result["best_update"],
+                    "of": result["of"],
+                    "report": report_of(cell, result["best"]),
+                },
                 "parameters": result["parameters"],
                 "recipe": recipe,
                 "seconds": 0.0,
@@ -168,7 +176,9 @@ def run_python(command: Sequence[str]) -> None:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     except OSError as error:
-        raise InputError(f"{command[0]} cannot be run ({error.strerror}); name the Python of d3rlpy by --python.") from error
+        raise InputError(
+            f"{command[0]} cannot be run ({error.strerror}); name the Python of d3rlpy by --python."
+        ) from error
     if done.returncode:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise InputError(f"{command[0]} failed with exit code {done.returncode}: {last}")

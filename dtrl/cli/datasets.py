@@ -240,7 +240,9 @@ def recipes_to_make(arguments: argparse.Namespace) -> "list[Recipe]":
     for file in files:
         if file.checkpoint is not None and file.checkpoint not in steps:
             known = sorted(step for step in steps if step is not None)
-            raise InputError(f"--policy {file.checkpoint}={file.path} stands for no checkpoint of the recipe; choose of {known}.")
+            raise InputError(
+                f"--policy {file.checkpoint}={file.path} stands for no checkpoint of the recipe; choose of {known}."
+            )
     return [resized(with_policies(r, files), steps=arguments.steps, episodes=arguments.episodes) for r in recipes]
 
 

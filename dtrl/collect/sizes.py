@@ -42,7 +42,7 @@ def counts_of(recipe: "Recipe", lengths: Sequence[Sequence[int]], guess: int) ->
 
 
 def size_of(behaviour: "Behaviour", in_proportion: bool) -> float:
-    """In the unit in which the behaviour has it. A replay buffer without a size is recorded whole, and in proportion to others it counts the steps that it saw."""
+    """In the unit in which the behaviour has it. A replay buffer without one is recorded whole; in proportion to others the steps that it saw count."""
     if behaviour.policy == "replay" and behaviour.steps is None:
         return float(behaviour.checkpoint or 0) if in_proportion else math.inf
     return float(behaviour.episodes or behaviour.steps or 0)

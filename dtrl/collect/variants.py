@@ -1,4 +1,6 @@
-"""Recipes from recipes: one of another size, and one whose policies come from files instead of a training. Each is a recipe like any other, with an id of its own."""
+"""Recipes from recipes: one of another size, and one whose policies come from files instead of a training.
+
+Each is a recipe like any other, with an id of its own, so that its dataset is not taken for that of the recipe it comes from."""
 
 import dataclasses
 import re
@@ -68,14 +70,22 @@ def with_policies(recipe: Recipe, files: Sequence[PolicyFile]) -> Recipe:
     found: dict[int, PolicyFile] = {}
     for file in files:
         if file.checkpoint is None and len(needed) > 1:
-            raise InputError(f"{where}: the checkpoints are {needed}; say for which {file.path} stands, as in {needed[0]}={file.path}.")
+            raise InputError(
+                f"{where}: the checkpoints are {needed}; say for which {file.path} stands, as in {needed[0]}={file.path}."
+            )
         step = needed[0] if file.checkpoint is None else file.checkpoint
         if step in found:
-            raise InputError(f"{where}: {found[step].path} and {file.path} both stand for checkpoint {step}; leave one out.")
+            raise InputError(
+                f"{where}: {found[step].path} and {file.path} both stand for checkpoint {step}; leave one out."
+            )
         found[step] = file
     if absent := [step for step in needed if step not in found]:
         raise InputError(f"{where}: no policy stands for checkpoint {absent[0]}; add --policy {absent[0]}=FILE.")
-    behaviours = [other for b in recipe.behaviour for other in (substitutes(b, found[b.checkpoint], where) if b.checkpoint is not None else [b])]
+    behaviours = [
+        other
+        for b in recipe.behaviour
+        for other in (substitutes(b, found[b.checkpoint], where) if b.checkpoint is not None else [b])
+    ]
     other = dataclasses.replace(
         recipe,
         id=varied(recipe.id, "files"),

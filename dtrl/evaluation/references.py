@@ -71,8 +71,9 @@ REFERENCE_RETURNS: dict[str, Reference] = {
 def reference_for(env_id: str | None, ref_min: float | None = None, ref_max: float | None = None) -> Reference | None:
     """The scale of an environment: the dataset's own references where it brings both, else the table's, else None.
 
-    Where the two agree it is the table's, which knows how they were measured. `ref_min` and `ref_max` are Minari's `ref_min_score` and `ref_max_score`. A pair that makes no scale (equal, or not
-    finite) counts as not given: a dataset's careless metadata must not stop an evaluation."""
+    Where the two agree it is the table's, which knows how they were measured. `ref_min` and `ref_max` are Minari's `ref_min_score` and
+    `ref_max_score`. A pair that makes no scale (equal, or not finite) counts as not given: a dataset's careless metadata must not stop an
+    evaluation."""
     known = REFERENCE_RETURNS.get(env_id) if env_id is not None else None
     if ref_min is not None and ref_max is not None:
         low, high = float(ref_min), float(ref_max)

@@ -173,7 +173,9 @@ def test_what_is_not_known_yet_changes_nothing_about_the_answer(sizes, unit, tot
     final = counts_of(recipe, lengths, 10)
     known = [0] * len(sizes)
     for _ in range(1_000):
-        counts = counts_of(recipe, [all_[:n] for all_, n in zip(lengths, known, strict=True)], int(random.integers(1, 40)))
+        counts = counts_of(
+            recipe, [all_[:n] for all_, n in zip(lengths, known, strict=True)], int(random.integers(1, 40))
+        )
         if all(c <= n for c, n in zip(counts, known, strict=True)):
             break
         known = [max(c, n) for c, n in zip(counts, known, strict=True)]

@@ -41,7 +41,12 @@ def files(tmp_path, monkeypatch):
     np.savez("good.npz", **arrays_of(1))
     snapshots = {"it2": -1, "it10": 0.1, "it100": 1}
     np.savez("run.npz", **{f"{n}/{key}": v for n, skill in snapshots.items() for key, v in arrays_of(skill).items()})
-    for name, behaviours in (("medium", MEDIUM), ("expert", EXPERT), ("medium-expert", MEDIUM + EXPERT), ("replay", REPLAY)):
+    for name, behaviours in (
+        ("medium", MEDIUM),
+        ("expert", EXPERT),
+        ("medium-expert", MEDIUM + EXPERT),
+        ("replay", REPLAY),
+    ):
         Path(f"{name}.toml").write_text(FAMILY % (name, behaviours))
     return tmp_path
 
@@ -60,7 +65,10 @@ def test_snapshots_are_in_the_order_of_their_numbers(files):
 
 
 def test_policies_of_files_play_in_place_of_checkpoints(files):
-    recipe = with_policies(load_recipe("medium-expert.toml"), [PolicyFile(Path("run.npz"), "it2", 300), PolicyFile(Path("good.npz"), None, 900)])
+    recipe = with_policies(
+        load_recipe("medium-expert.toml"),
+        [PolicyFile(Path("run.npz"), "it2", 300), PolicyFile(Path("good.npz"), None, 900)],
+    )
     assert recipe.algorithm is None
     found = episodes_by_policy(make_dataset(recipe))
     assert list(found) == ["run it2, epsilon 0.1", "good"]
@@ -70,7 +78,9 @@ def test_policies_of_files_play_in_place_of_checkpoints(files):
 
 
 def test_a_replay_buffer_is_imitated_by_the_snapshots_up_to_one(files):
-    whole = with_policies(load_recipe("replay.toml"), [PolicyFile(Path("run.npz"))] + [PolicyFile(Path("good.npz"), None, 900)])
+    whole = with_policies(
+        load_recipe("replay.toml"), [PolicyFile(Path("run.npz")), PolicyFile(Path("good.npz"), None, 900)]
+    )
     assert [(b.snapshot, b.steps) for b in whole.behaviour] == [("it2", 100), ("it10", 100), ("it100", 100)]
     until = with_policies(load_recipe("replay.toml"), [PolicyFile(Path("run.npz"), "it10")])
     assert [(b.snapshot, b.steps) for b in until.behaviour] == [("it2", 150), ("it10", 150)]
@@ -110,7 +120,9 @@ def test_two_files_of_one_name_are_told_apart(files):
     (files / "other").mkdir()
     np.savez("other/good.npz", **arrays_of(0.5))
     chosen = [PolicyFile(Path("good.npz"), None, 300), PolicyFile(Path("other/good.npz"), None, 900)]
-    metadata = minari.load_dataset(make_dataset(with_policies(load_recipe("medium-expert.toml"), chosen))).storage.metadata
+    metadata = minari.load_dataset(
+        make_dataset(with_policies(load_recipe("medium-expert.toml"), chosen))
+    ).storage.metadata
     assert len(set(metadata["policy_files"].values())) == 2
 
 
