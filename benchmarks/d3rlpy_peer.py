@@ -4,7 +4,7 @@ evaluated from the same first states, under the same target.
 It pins an old Gymnasium and cannot live beside dtrl, so it has an environment of its own, in which d3rlpy_training.py runs:
 
     python -m venv d3rlpy-venv
-    d3rlpy-venv/bin/pip install -c benchmarks/d3rlpy-constraints.txt 'd3rlpy==2.8.1' mujoco pygame
+    d3rlpy-venv/bin/pip install -c benchmarks/d3rlpy-constraints.txt d3rlpy==2.8.1 mujoco imageio pygame Box2D
     dtrl benchmark quick --logdir runs/quick
     python benchmarks/d3rlpy_peer.py quick --logdir runs/quick --python d3rlpy-venv/bin/python
 

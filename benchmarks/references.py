@@ -126,7 +126,7 @@ def behaviour_return(name: str) -> Measured:
     dataset = minari.load_dataset(recipe.id)
     metadata = list(dataset.storage.get_episode_metadata(range(dataset.total_episodes)))
     last = metadata[-1]["behaviour"]
-    returns = tuple(float(m["total_reward"]) for m in metadata if m["behaviour"] == last)
+    returns = tuple(float(e.rewards.sum()) for e, m in zip(dataset, metadata, strict=True) if m["behaviour"] == last)
     return Measured(returns, f"{len(returns)} episodes of {last} in the recipe {name}")
 
 

@@ -1,5 +1,6 @@
 """Oracles: scipy's own numbers, closed forms, and a Monte-Carlo check of the interval's coverage."""
 
+import dataclasses
 import math
 import re
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtrl.errors import InputError
-from dtrl.evaluation.references import REFERENCE_RETURNS, Reference, reference_for
+from dtrl.evaluation.references import REFERENCE_RETURNS, Reference, reference_for, with_error
 from dtrl.evaluation.statistics import interquartile_mean, mean_ci95, normalized, rank_correlation
 
 returns = st.lists(st.floats(-1e4, 1e4, allow_subnormal=False), min_size=1, max_size=12)
@@ -141,9 +142,19 @@ def test_shipped_references_are_measured_and_put_the_expert_above_random(env_id)
     assert reference_for(env_id) is reference
 
 
+def test_the_documentation_has_the_references_that_are_shipped(repository):
+    text = (repository / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for env_id, r in REFERENCE_RETURNS.items():
+        low, high = with_error(r.random, r.random_error), with_error(r.expert, r.expert_error)
+        assert f"| `{env_id}` | {low} | {high} | {r.source} |\n" in text
+
+
 def test_a_dataset_with_the_references_of_the_table_knows_how_they_were_measured():
     known = REFERENCE_RETURNS["Hopper-v5"]
-    assert reference_for("Hopper-v5", known.random, known.expert) is known
+    assert reference_for("Hopper-v5", known.random, known.expert) == known
+    rounded = reference_for("Hopper-v5", known.random - 0.05, known.expert + 0.05)
+    assert rounded == dataclasses.replace(known, random=known.random - 0.05, expert=known.expert + 0.05)
+    assert reference_for("Hopper-v5", known.random + known.random_error, known.expert).random_error is None
     assert reference_for("Walker2d-v5", known.random, known.expert) == Reference(
         known.random, known.expert, "the dataset's own reference scores"
     )
