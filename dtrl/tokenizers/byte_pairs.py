@@ -69,10 +69,14 @@ class BytePairs(Fitted):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """For the ids of a Discrete space that count from 0: frequent sequences of actions become single ids."""
+        return cls.for_chunks(space, size, STEPS)
+
+    @classmethod
+    def for_chunks(cls, space: Space, size: int | None, block_length: int) -> Self | None:
         if not isinstance(space, spaces.Discrete) or space.start:
             return None
         alphabet = int(space.n)
-        return cls(alphabet, vocab_size=max(size or 256, alphabet + 1), block_length=STEPS)
+        return cls(alphabet, vocab_size=max(size or 256, alphabet + 1), block_length=block_length)
 
     def fit(self, x: Array) -> None:
         """Learn the merges from ids (N, h, …), or (N, …) where h = 1."""
