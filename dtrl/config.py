@@ -180,7 +180,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_positive(self, "context_length", "chunk_length", "width", "layers", "heads", "kv_heads", "max_timestep", "return_scale")
+        check_positive(
+            self,
+            "context_length",
+            "chunk_length",
+            "width",
+            "layers",
+            "heads",
+            "kv_heads",
+            "max_timestep",
+            "return_scale",
+        )
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}; choose a width that the heads divide."

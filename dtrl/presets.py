@@ -16,7 +16,6 @@ from dtrl.heads import HEADS, AtOnce, Choices, ExpectilePoint, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
 from dtrl.tokenizers import (
-    TOKENIZERS,
     Categories,
     Continuous,
     Image,
@@ -233,9 +232,7 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
         binning=config.binning or (None if config.action_tokenizer else binning),
         attention=config.attention or ("banded" if config.preset == "tt" else "window"),
         goal=goal_of(config, trajectories),
-        context_length=-(-longest_seen // config.chunk_length)
-        if config.attention == "full"
-        else config.context_length,
+        context_length=-(-longest_seen // config.chunk_length) if config.attention == "full" else config.context_length,
         timestep_embedding=config.trunk == "gpt2" if config.timestep_embedding is None else config.timestep_embedding,
         max_timestep=config.max_timestep or longest,
         return_scale=config.return_scale or scale or 1.0,
@@ -273,7 +270,9 @@ def check_chunks(config: ModelConfig, trajectories: Trajectories) -> None:
             f"action_tokenizer is of preset dt_discrete, and {config.preset} has tokens of its own; leave it out."
         )
     if config.binning is not None:
-        raise InputError(f"action_tokenizer {asked} takes the place of binning {config.binning}; leave one of the two out.")
+        raise InputError(
+            f"action_tokenizer {asked} takes the place of binning {config.binning}; leave one of the two out."
+        )
     parts = [leaf.space for leaf in leaves(trajectories.action_space)]
     if not any(tokenizer_of_chunks(asked, part, config.bins, config.chunk_length) for part in parts):
         raise InputError(
@@ -287,7 +286,8 @@ def training_data(config: ModelConfig, trajectories: Trajectories) -> Trajectori
 
 
 def window_length(config: ModelConfig) -> int:
-    """Steps, or blocks of several, of a training window: K, which under full attention is the longest episode; 2K under banded attention, so that full bands are trained."""
+    """Steps, or blocks of several, of a training window: K, which under full attention is the longest episode; 2K under banded attention, so that full bands
+    are trained."""
     return 2 * config.context_length if config.attention == "banded" else config.context_length
 
 

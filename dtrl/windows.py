@@ -58,7 +58,7 @@ MORE_COLUMNS: dict[str, Callable[[Trajectories], npt.NDArray[Any]]] = {
 
 def chunk_rows(rows: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], block_length: int) -> npt.NDArray[np.int64]:
     """(…, H) the rows of the chunks of H steps that begin at `rows` (…), in episodes that end before `ends` (…); their last again where a chunk is cut."""
-    return np.minimum(rows[..., None] + np.arange(block_length), ends[..., None] - 1)
+    return np.asarray(np.minimum(rows[..., None] + np.arange(block_length), ends[..., None] - 1))
 
 
 def is_chunked(name: str, block_length: int) -> bool:

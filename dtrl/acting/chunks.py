@@ -41,7 +41,10 @@ def next_actions(
         decide(policy, part, {path: seen[rows] for path, seen in observations.items()}, begins, decoding)
         put_back(state, rows, part, policy.conditions)
     state.left[due] = policy.execute
-    at = np.arange(len(due)), policy.execute - np.maximum(state.left, 1)  # an idle row has none left, and shows its last
+    at = (
+        np.arange(len(due)),
+        policy.execute - np.maximum(state.left, 1),
+    )  # an idle row has none left, and shows its last
     state.left = np.maximum(state.left - 1, 0)
     return {path: chunks[at] for path, chunks in state.chunks.items()}
 

@@ -107,9 +107,7 @@ class Policy(Actor):
         self.execute = self.decoding.execute or self.block_length
         """How many of them are executed before the next are decided."""
         # ids of other tokenizers than bins need not be those that their own decoded values would be encoded as
-        self.decisions = decisions_of(
-            model, self.acted, self.block_length > 1 or config.action_tokenizer is not None
-        )
+        self.decisions = decisions_of(model, self.acted, self.block_length > 1 or config.action_tokenizer is not None)
         seen = [f.name for f in model.fields if f.in_context]
         decided = {name for decision in self.decisions for name in decision.names}
         acting = [name for name in seen if name in decided]

@@ -55,7 +55,9 @@ def zero_where(first: Begins, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return counts if first is None else np.where(first, 0, counts)
 
 
-def replaced(counts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], by: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def replaced(
+    counts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], by: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
     """Counts (B,) of which those of the rows (B′,) are others (B′,); the given ones stay as they are."""
     out = counts.copy()
     out[rows] = by

@@ -11,8 +11,8 @@ from dtrl.tokenizers.base import Fitted
 
 
 class Offset(Fitted):
-    """x − decode(encode(x)) of another tokenizer, divided by its largest absolute value in the data: in [−1, 1] a dimension, one token a step, or a chunk of h steps
-    [Lee et al. 2024, VQ-BeT, arXiv:2403.03181, §3.3]. `decode` gives the offset, to be added to what the code stands for.
+    """x − decode(encode(x)) of another tokenizer, divided by its largest absolute value in the data: in [−1, 1] a dimension, one token a step, or a
+    chunk of h steps [Lee et al. 2024, VQ-BeT, arXiv:2403.03181, §3.3]. `decode` gives the offset, to be added to what the code stands for.
 
     The other tokenizer is fitted first; it is no part of this one, and is saved with its own field."""
 
@@ -36,7 +36,8 @@ class Offset(Fitted):
         """The largest offsets of a column (N, …), or of chunks (N, h, …)."""
         self.column(x)
         steps = x if self.block_length == 1 else x.reshape(-1, *x.shape[2:])
-        largest = self.left_over(torch.from_numpy(np.ascontiguousarray(steps))[None])[0].abs().amax(dim=0)
+        # a copy: a memory map cannot be a tensor
+        largest = self.left_over(torch.from_numpy(np.array(steps))[None])[0].abs().amax(dim=0)
         self.scale.copy_(torch.where(largest > 0, largest, 1))
         self.mark_fitted()
 

@@ -256,7 +256,9 @@ def test_the_model_is_told_the_ids_that_were_chosen(policy_for):
 def test_the_model_is_asked_once_a_chunk(policy_for, monkeypatch):
     policy, asked = policy_for(), []
     look = policy.look
-    monkeypatch.setattr(policy, "look", lambda state, *rest: (asked.append(state.timesteps.tolist()), look(state, *rest))[1])
+    monkeypatch.setattr(
+        policy, "look", lambda state, *rest: (asked.append(state.timesteps.tolist()), look(state, *rest))[1]
+    )
     play(policy, *random_play(rows=2, steps=3 * H + 1))
     assert asked == [[t, t] for t in range(0, 3 * H + 1, H)]
 
@@ -321,9 +323,7 @@ STRATEGIES = {
 
 @pytest.mark.parametrize("how", STRATEGIES.values(), ids=STRATEGIES)
 def test_strategies_choose_chunks_and_rows_stay_apart(policy_for, how):
-    policy = policy_for(
-        **ASKED["uniform"], attention="banded", acting={"decoding": DecodingConfig(**how)}
-    )
+    policy = policy_for(**ASKED["uniform"], attention="banded", acting={"decoding": DecodingConfig(**how)})
     played = random_play(rows=3, steps=4 * H + 2, resets=0.15)
     assert played[2][1:].any()
 
@@ -333,9 +333,7 @@ def test_strategies_choose_chunks_and_rows_stay_apart(policy_for, how):
     deterministic = how.get("strategy") != "sample"
     together = play(policy, *played, state=generators(range(3)), deterministic=deterministic)
     for row in range(3):
-        alone = play(
-            policy, *one_row(played, row, 0, 4 * H + 2), state=generators([row]), deterministic=deterministic
-        )
+        alone = play(policy, *one_row(played, row, 0, 4 * H + 2), state=generators([row]), deterministic=deterministic)
         np.testing.assert_allclose(together[:, row : row + 1], alone, atol=1e-12, rtol=0)
 
 
@@ -360,7 +358,9 @@ def test_nothing_is_decided_for_rows_that_play_nothing(
     data = random_trajectories([9, 5, 7], scripted_env.observation_space, scripted_env.action_space)
     policy, sizes = untrained_policy(data, chunk_length=4, context_length=2), []
     look = policy.look
-    monkeypatch.setattr(policy, "look", lambda state, *rest: (sizes.append(len(state.timesteps)), look(state, *rest))[1])
+    monkeypatch.setattr(
+        policy, "look", lambda state, *rest: (sizes.append(len(state.timesteps)), look(state, *rest))[1]
+    )
     played = rollout(policy, scripted_env, [Episode(1.0, i) for i in range(5)], num_envs=5)
     assert sum(sizes) == sum(-(-length // 4) for length in played.episode_lengths)
 
@@ -459,7 +459,10 @@ def test_a_holdout_and_perturbations_take_chunks(episodes, tmp_path):
             {"preset": "dt_discrete", "action_tokenizer": "frequency", "binning": "uniform"},
             "action_tokenizer frequency takes the place of binning uniform",
         ),
-        ({"preset": "dt_discrete", "action_tokenizer": "byte_pairs"}, "action_tokenizer byte_pairs is not for the action"),
+        (
+            {"preset": "dt_discrete", "action_tokenizer": "byte_pairs"},
+            "action_tokenizer byte_pairs is not for the action",
+        ),
         ({"preset": "dt_discrete", "action_tokenizer": "fast"}, "action_tokenizer 'fast' is unknown"),
         ({"chunk_length": 0}, "chunk_length 0 must be a positive number"),
     ],
@@ -472,7 +475,9 @@ def test_options_that_do_not_go_together_are_refused(policy_for, options, says):
 def test_engines_masks_and_drafts_are_refused(policy_for):
     with pytest.raises(InputError, match="this one decides 3 at once; use engine eager" + ONE_SENTENCE):
         ExportedPolicy.of(policy_for(), "numpy")
-    with pytest.raises(InputError, match="action masks are known for one step, and this policy decides 3" + ONE_SENTENCE):
+    with pytest.raises(
+        InputError, match="action masks are known for one step, and this policy decides 3" + ONE_SENTENCE
+    ):
         policy_for(CHOICES).predict(np.zeros((1, 3)), action_masks=np.ones((1, 4), dtype=bool))
     with pytest.raises(InputError, match="strategy speculative guesses the tokens of single steps" + ONE_SENTENCE):
         policy_for(**ASKED["uniform"], acting={"decoding": DecodingConfig(strategy="speculative", draft="ngram")})
