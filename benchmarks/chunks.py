@@ -1,25 +1,28 @@
 """What chunks of actions bring: environment steps a second of acting, and the returns, for several lengths of a chunk and several policies.
 
-    OMP_NUM_THREADS=1 python benchmarks/chunks.py hopper/medium-v0 --updates 1000 --seeds 0 1 2
+    OMP_NUM_THREADS=1 python benchmarks/chunks.py pendulum/mixed-v0 --updates 1000 --seeds 0 1 2
 
-Every policy looks back on about the same number of steps: K = STEPS / H blocks, at least 2. Acting is timed in `--num-envs` environments, the model alone:
-steps divided by the seconds that the policy took. Prints Markdown; benchmarks/RESULTS.md has a run's."""
+Every policy looks back on about the same number of steps: K = STEPS / H blocks, at least 2. Its speed is that of the policy alone, on recorded observations, in
+environment steps a second of processor time: once with all rows deciding in the same step, once with rows that began one step after the other, so that
+some of them decide at every step. Prints Markdown; benchmarks/RESULTS.md has a run's."""
 
 import argparse
+import time
 from typing import Any
 
 import numpy as np
 
 import dtrl
-from dtrl.acting import Episode, Timing, rollout
+from dtrl.acting import Episode, Policy, rollout
 from dtrl.evaluation.statistics import mean_ci95
 
 STEPS = 20
+TIMED, REPETITIONS = 160, 3
 POLICIES: dict[str, dict[str, Any]] = {
     "dt": {},
     "dt_discrete, bins": {"preset": "dt_discrete", "bins": 64},
     "dt_discrete, FAST": {"preset": "dt_discrete", "action_tokenizer": "sequential", "bins": 256},
-    "dt_discrete, residual codes": {"preset": "dt_discrete", "action_tokenizer": "vector_quantization", "bins": 256},
+    "dt_discrete, residual codes": {"preset": "dt_discrete", "action_tokenizer": "vector_quantization", "bins": 64},
 }
 
 
@@ -37,8 +40,8 @@ def main() -> None:
     parser.add_argument("--target-return", type=float)
     arguments = parser.parse_args()
     trajectories = dtrl.load_trajectories(arguments.dataset)
-    print(f"### {arguments.dataset}\n")
-    print("| policy | H | K | tokens a step | steps/s of the model | return by seed | mean | 95 % interval |")
+    print(f"### {arguments.dataset}, {arguments.num_envs} environments\n")
+    print("| policy | H | K | tokens a step | steps/s in step | steps/s one after the other | returns by seed | mean |")
     print("|---|---|---|---|---|---|---|---|")
     for name in arguments.policies:
         for length in arguments.lengths:
@@ -46,7 +49,7 @@ def main() -> None:
 
 
 def row(name: str, length: int, trajectories: dtrl.Trajectories, arguments: argparse.Namespace) -> str:
-    blocks, returns, speeds, tokens = max(2, STEPS // length), [], [], 0.0
+    blocks, returns = max(2, STEPS // length), []
     for seed in arguments.seeds:
         policy = dtrl.train(
             trajectories,
@@ -63,14 +66,32 @@ def row(name: str, length: int, trajectories: dtrl.Trajectories, arguments: argp
             **POLICIES[name],
         ).variant(context="block")
         target = policy.target_return if arguments.target_return is None else arguments.target_return
-        plan, timing = [Episode(target, 1000 * seed + i) for i in range(arguments.episodes)], Timing()
-        played = rollout(policy, None, plan, num_envs=arguments.num_envs, timing=timing)
-        returns.append(played.episode_returns)
-        speeds.append(timing.steps / timing.model_seconds)
-        tokens = policy.model.tokens_per_step / length
-    mean, (low, high) = mean_ci95(np.concatenate(returns))
-    by_seed = " / ".join(f"{one.mean():,.0f}" for one in returns)
-    return f"| {name} | {length} | {blocks} | {tokens:.3g} | {np.median(speeds):,.0f} | {by_seed} | {mean:,.0f} | {low:,.0f} … {high:,.0f} |"
+        plan = [Episode(target, 1000 * seed + i) for i in range(arguments.episodes)]
+        returns.append(rollout(policy, None, plan, num_envs=arguments.num_envs).episode_returns)
+    fast = [f"{speed(policy, trajectories, arguments.num_envs, apart):,.0f}" for apart in (False, True)]
+    shown = [(one.mean(), *mean_ci95(one)[1]) for one in returns]
+    by_seed = " / ".join(f"{mean:,.0f} ({low:,.0f} … {high:,.0f})" for mean, low, high in shown)
+    tokens = policy.model.tokens_per_step / length
+    cells = [name, length, blocks, f"{tokens:.3g}", *fast, by_seed, f"{np.mean(returns):,.0f}"]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def speed(policy: Policy, trajectories: dtrl.Trajectories, rows: int, apart: bool) -> float:
+    """Environment steps a second of processor time, the best of some repetitions; rows begin one step after the other where they are `apart`."""
+    seen = trajectories.observations[np.random.default_rng(0).integers(trajectories.num_steps, size=rows)]
+    best = np.inf
+    for _ in range(REPETITIONS):
+        state = policy.initial_state(rows)
+        for step in range(STEPS + policy.block_length):
+            late = np.arange(rows) == step
+            policy.predict(
+                seen, state, episode_start=late if apart and step else np.ones(rows, dtype=bool) & (step == 0)
+            )
+        started = time.process_time()
+        for _ in range(TIMED):
+            policy.predict(seen, state)
+        best = min(best, time.process_time() - started)
+    return rows * TIMED / best
 
 
 if __name__ == "__main__":

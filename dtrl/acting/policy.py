@@ -234,23 +234,42 @@ class Policy(Actor):
                 distributions = mask_actions(distributions, allowed, self.mask_part(decision))
             return choose(distributions, decoding, state.generators)
 
+        def skipped(count: int) -> None:
+            if not decoding.greedy:  # how soon a row's neighbours are complete may not change what it draws later
+                for generator in state.generators:
+                    generator.random(count)
+
         hidden = self.look(state, observations, first)
         if decoding.at_once:
-            tokens = self.decide(state, hidden, pick)
+            tokens = self.decide(state, hidden, pick, skipped)
             state.draft_context = None
             return tokens
         if allowed is not None:
             decoding.refuse_masks()
         return search(self, state, hidden, first, decoding, observations)
 
-    def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:
+    def decide(
+        self, state: PolicyState, hidden: Tensor, pick: Pick, skipped: Callable[[int], None] | None = None
+    ) -> dict[str, Tensor]:
         """The tokens (B, n) or (B, n, d) of each field of the action, by `pick` from one distribution after the other, each given what was picked before.
 
-        `hidden` (B, D), or (2B, D), is what `look` gave."""
+        `hidden` (B, D), or (2B, D), is what `look` gave. With `skipped`, a row whose ids are complete takes nothing but padding from there on, and where all
+        are, the padding goes in at once; `skipped` is told how many ids were not picked for that."""
         model, picked, rows = self.model, dict[str, list[Tensor]](), len(state.timesteps)
+        full = ""
         for decision in self.decisions:
             known = hidden[:rows]
-            tokens = pick({name: model.predict(name, known, decision.slot) for name in decision.names}, decision)
+            if decision.names[0] == full:
+                continue
+            over = None if skipped is None else self.complete(decision, picked)
+            if skipped is not None and over is not None and bool(over.all()):
+                full, padding = decision.names[0], self.padding(decision)
+                tokens = {full: padding.expand(rows, -1)}
+                skipped(padding.shape[1])
+            else:
+                tokens = pick({name: model.predict(name, known, decision.slot) for name in decision.names}, decision)
+                if over is not None:
+                    tokens = {n: ids.where(~over[:, None], self.padding(decision)[:, :1]) for n, ids in tokens.items()}
             for name, token in tokens.items():
                 picked.setdefault(name, []).append(token)
             if decision.fed:
@@ -258,6 +277,19 @@ class Policy(Actor):
                 x = model.embed_ids(name, ids, decision.slot, self.tensor(state.timesteps))
                 hidden = state.context.extend(x.repeat(self.conditions, 1, 1))
         return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
+
+    def complete(self, decision: Decision, picked: Mapping[str, Sequence[Tensor]]) -> Tensor | None:
+        """(B,) which rows' ids, as far as they are picked before this decision, are all that their action needs; None where none needs fewer than others."""
+        tokenizer = self.model.by_name[decision.names[0]].tokenizer
+        if tokenizer.padding_id is None or not decision.slot:
+            return None
+        return tokenizer.complete(torch.cat(list(picked[decision.names[0]]), dim=1))
+
+    def padding(self, decision: Decision) -> Tensor:
+        """(1, n) the padding of a field from the decision's slot on."""
+        tokenizer = self.model.by_name[decision.names[0]].tokenizer
+        assert tokenizer.padding_id is not None
+        return torch.full((1, tokenizer.num_tokens - decision.slot), tokenizer.padding_id, device=self.device)
 
     def stream(self, state: PolicyState, hidden: Tensor) -> ModelStream:
         """The tokens so far, of which an action's first comes next, on the state's own context; `hidden` is what `look` gave."""

@@ -54,6 +54,10 @@ class Tokenizer(nn.Module, ABC):
     def decode(self, tokens: Tensor) -> Tensor:
         """The inverse of `encode`: (B, T/h, n) or (B, T/h, n, d) → (B, T, …) env units."""
 
+    def complete(self, ids: Tensor) -> Tensor:
+        """(B, j) the first j ids of blocks → (B,) bool: those that need no more, so that nothing but `padding_id` follows."""
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
     def outside(self, x: Tensor) -> Tensor:
         """(B, T, …) env units → bool of the same shape: the values beyond the range that `encode` can express. It clips them to it and drops nothing."""
         return torch.zeros_like(x, dtype=torch.bool)

@@ -98,6 +98,10 @@ class BytePairs(Fitted):
         ids = self.values(x)
         return self.shaped((ids < 0) | (ids >= self.alphabet))
 
+    def complete(self, ids: Tensor) -> Tensor:
+        """Where a row has padding already, or its ids stand for all n symbols."""
+        return (ids == self.padding_id).any(dim=1) | (self.lengths[ids].sum(dim=1) >= self.num_tokens)
+
     def merged(self, rows: Tensor) -> Tensor:
         """(R, n) symbols → (R, n). In each row the pair learned first is merged, left to right, until no learned pair is left: the same as to
         replay the learning, since a pair that holds a new id was learned after that id."""

@@ -82,5 +82,8 @@ class Sequential(Tokenizer):
         middle = self.second.decode(tokens)
         return self.first.decode(middle.reshape(*middle.shape[:2], *self.block_shape))
 
+    def complete(self, ids: Tensor) -> Tensor:
+        return self.second.complete(ids)
+
     def outside(self, x: Tensor) -> Tensor:
         return self.first.outside(x)

@@ -19,7 +19,7 @@ from dtrl.acting.exported import ExportedPolicy
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
 from dtrl.tokenizers import finite_scalar, vector_quantization
-from dtrl.windows import Batch
+from dtrl.windows import Batch, fitted_chunks
 
 K, H = 3, 3
 """Blocks of a context, and steps of a block."""
@@ -253,6 +253,46 @@ def test_the_model_is_told_the_ids_that_were_chosen(policy_for):
     assert state.context.lengths.tolist() == [policy.model.tokens_per_step]
 
 
+@pytest.mark.parametrize(("greedy", "rows"), [(True, 3), (False, 3), (False, 1)])
+def test_after_a_complete_chunk_comes_padding_at_once(policy_for, monkeypatch, greedy, rows):
+    """FAST's ids of a chunk end where they stand for all of its coefficients, or where the model says padding; each row by itself."""
+    policy = policy_for(**ASKED["FAST"])
+    tokenizer, chosen, fed = policy.model.tokenizers["action"], [], []
+    choose, embed = policy.choose_tokens, policy.model.embed_ids
+    monkeypatch.setattr(
+        policy, "choose_tokens", lambda *a: (chosen.append(choose(*a)["action"]), {"action": chosen[-1]})[1]
+    )
+    monkeypatch.setattr(
+        policy.model, "embed_ids", lambda name, ids, *a: (fed.append(ids.shape[1]), embed(name, ids, *a))[1]
+    )
+    play(policy, *random_play(rows, steps=24 * H), deterministic=greedy)
+    lengths = tokenizer.second.lengths
+    needed = []
+    for ids in chosen:
+        assert ids.shape == (rows, tokenizer.num_tokens)
+        for row in ids:
+            stop = torch.nonzero(row == tokenizer.padding_id).flatten()
+            n = int(stop[0]) if len(stop) else tokenizer.num_tokens
+            assert (row[n:] == tokenizer.padding_id).all()
+            assert lengths[row[: n - 1]].sum() < tokenizer.num_tokens
+            needed.append(n)
+    assert min(needed) < tokenizer.num_tokens
+    assert sum(fed) == len(chosen) * tokenizer.num_tokens
+    if greedy or rows == 1:
+        assert len(fed) < sum(fed)
+
+
+def test_training_data_hold_nothing_but_padding_after_a_complete_chunk(policy_for, episodes):
+    """So to take it for granted is no other distribution than the one that is learnt."""
+    policy, data = policy_for(**ASKED["FAST"]), episodes()
+    tokenizer = policy.model.tokenizers["action"]
+    ids = tokenizer.encode(torch.from_numpy(fitted_chunks(data, data.actions, H)))[:, 0]
+    over = torch.stack([tokenizer.complete(ids[:, :n]) for n in range(1, tokenizer.num_tokens)], dim=1)
+    assert over.any()
+    assert (~over).any()
+    assert torch.equal(ids[:, 1:] == tokenizer.padding_id, over)
+
+
 def test_the_model_is_asked_once_a_chunk(policy_for, monkeypatch):
     policy, asked = policy_for(), []
     look = policy.look
@@ -309,6 +349,20 @@ def test_episodes_that_begin_at_any_time_are_each_as_alone(policy_for, attention
         for begin, end in itertools.pairwise(begins):
             alone = play(policy, *one_row(played, row, begin, end))
             np.testing.assert_allclose(together[begin:end, row : row + 1], alone, atol=1e-12, rtol=0)
+
+
+def test_how_soon_neighbours_are_complete_does_not_change_what_a_row_draws(policy_for):
+    policy = policy_for(**ASKED["FAST"])
+    played = random_play(rows=4, steps=4 * H + 2, resets=0.15)
+
+    def drawn(rows):
+        state = policy.initial_state(len(rows), generators=[np.random.default_rng(row) for row in rows])
+        of_rows = tuple(x[:, rows] for x in played)
+        return play(policy, *of_rows, state=state, deterministic=False)
+
+    together = drawn([0, 1, 2, 3])
+    for row in range(4):
+        np.testing.assert_allclose(drawn([row]), together[:, row : row + 1], atol=1e-12, rtol=0)
 
 
 STRATEGIES = {
@@ -395,6 +449,7 @@ def known_songs():
     return songs, dtrl.Trajectories.from_episodes(played, spaces.Box(-1, 1, (2,)), spaces.Discrete(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"preset": "bc"}, {}, {"preset": "dt_discrete"}], ids=["bc", "dt", "dt_discrete"])
 def test_a_chunk_holds_what_no_later_observation_tells(options):
     """Cloning step by step cannot know the song after its first note; a chunk of all six is decided while it is seen."""
