@@ -52,7 +52,7 @@ class Decision:
     slot: int
     """Which of the field's tokens."""
     fed: bool
-    """Whether the model is then told, since something of the same action is predicted from it."""
+    """Whether the model is then told, since something of the same action is predicted from it, or since its ids are not to be read off the action."""
     asks: bool = False
     """Whether it is no part of the action, but a return that the model asks of itself before it acts."""
 

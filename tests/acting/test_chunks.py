@@ -18,6 +18,8 @@ from dtrl.acting.context import CONTEXTS, EXACT
 from dtrl.acting.exported import ExportedPolicy
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
+from dtrl.evaluation.meters import exposure_bias, target_sensitivity
+from dtrl.evaluation.meters.swaps import Probes
 from dtrl.tokenizers import finite_scalar, vector_quantization
 from dtrl.windows import Batch, fitted_chunks
 
@@ -499,6 +501,16 @@ def test_a_holdout_and_perturbations_take_chunks(episodes, tmp_path):
         log_every=1,
     )
     assert policy.replay(data) <= 1e-5
+
+
+def test_meters_probe_the_first_action_of_a_chunk(policy_for, episodes):
+    policy, data = policy_for(), episodes()
+    probes = Probes(policy, data, count=20)
+    assert probes.before[""].shape == (20, 2)
+    assert (probes.last < K).all()
+    np.testing.assert_array_equal(probes.batch.values["action"][np.arange(20), probes.last][:, 0], probes.recorded[""])
+    assert target_sensitivity(policy, probes).numbers["share"] > 0
+    assert exposure_bias(policy, data).fine is None
 
 
 # what does not go with chunks
