@@ -103,6 +103,10 @@ class ModelConfig:
         "rvs (cloning by an MLP that is told the return too)",
     )
     context_length: int = option(20, "steps the model looks back, K; 20 in the paper's MuJoCo experiments")
+    chunk_length: int = option(
+        1,
+        "steps of a block, H: the model is asked every H steps for a chunk of H actions, and looks back on K such blocks",
+    )
     attention: str | None = option(
         None,
         "what an action may depend on: the last K steps (window, as published, by default), the last K steps at every layer (banded, by default of tt), "
@@ -130,6 +134,22 @@ class ModelConfig:
         None,
         "bins of equal width (uniform, by default of dt_discrete) or of equal counts (quantile, by default of tt); vq_dt has codes",
         ("uniform", "quantile", "codes"),
+    )
+    action_tokenizer: str | None = option(
+        None,
+        "dt_discrete: what makes ids of an action, or of a chunk of them, in place of bins: a name of `dtrl tokenizers report` "
+        "(sequential is FAST)",
+        (
+            "uniform",
+            "quantile",
+            "mu_law",
+            "k_means",
+            "vector_quantization",
+            "finite_scalar",
+            "frequency",
+            "sequential",
+            "byte_pairs",
+        ),
     )
     draft_head: bool = option(
         False, "dt_discrete: also train a head that guesses all tokens of an action at once, for --strategy speculative"
@@ -160,7 +180,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_positive(self, "context_length", "width", "layers", "heads", "kv_heads", "max_timestep", "return_scale")
+        check_positive(
+            self,
+            "context_length",
+            "chunk_length",
+            "width",
+            "layers",
+            "heads",
+            "kv_heads",
+            "max_timestep",
+            "return_scale",
+        )
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}; choose a width that the heads divide."
@@ -340,6 +370,11 @@ class DecodingConfig:
         "of the same tokens (its run directory or file)",
     )
     draft_tokens: int = option(4, "speculative: tokens guessed ahead, γ")
+    execute: int | None = option(
+        None,
+        "of a chunk, how many actions are executed before the model is asked again; all by default, and fewer only for presets without a past "
+        "(bc, filtered_bc, rvs)",
+    )
     horizon: int = option(15, "plan: steps looked ahead; 15 in the paper")
     expansions: int = option(2, "plan: continuations sampled of each plan; 2 in the paper")
 
@@ -362,7 +397,7 @@ class DecodingConfig:
             raise InputError(
                 f"draft {self.draft!r} is empty; choose {', '.join(DRAFTS)}, or the run directory of a policy."
             )
-        check_positive(self, "repetition_penalty", "beam_width", "draft_tokens", "horizon", "expansions")
+        check_positive(self, "repetition_penalty", "execute", "beam_width", "draft_tokens", "horizon", "expansions")
         for name, off in (("guidance", 1), ("contrast", 0)):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise InputError(f"{name} {getattr(self, name)} must be a number from 0 up; {off} is off.")
@@ -375,7 +410,7 @@ class DecodingConfig:
     def _check_combination(self) -> None:
         """Refuse options that the strategy would not look at."""
         does, uses = STRATEGIES[self.strategy]
-        free = ("strategy", "plausible_p", "return_tilt", "clip_return", *HISTORY, *PAIRED)
+        free = ("strategy", "plausible_p", "return_tilt", "clip_return", "execute", *HISTORY, *PAIRED)
         asked = [name for name in self.changed if name not in free]
         if self.strategy == "greedy" and self.temperature == 0:
             asked.remove("temperature")
@@ -451,6 +486,13 @@ class DecodingConfig:
         if "return_tilt" in self.changed:
             raise InputError(
                 f"return_tilt goes with policies of preset mgdt, which draw a return, and {preset} draws none; leave it out."
+            )
+
+    def refuse_execute(self) -> None:
+        """Raise InputError where a number of actions of a chunk is given: for a policy that chooses one action a step."""
+        if self.execute is not None:
+            raise InputError(
+                f"execute {self.execute} is for policies that decide chunks of actions (--chunk-length), and this one decides one a step; leave it out."
             )
 
     def refuse_masks(self) -> None:

@@ -16,20 +16,20 @@ from dtrl.heads import HEADS, AtOnce, Choices, ExpectilePoint, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
 from dtrl.tokenizers import (
-    TOKENIZERS,
     Categories,
-    Components,
     Continuous,
     Image,
     Offset,
     OneHot,
+    Steps,
     Tokenizer,
     Uniform,
     VectorQuantization,
+    tokenizer_of_chunks,
 )
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.describe import env_step_limit
-from dtrl.windows import field_columns
+from dtrl.windows import field_columns, fitted_chunks, is_chunked
 
 GOAL = "desired_goal"
 """The part of a goal environment's observation that says what is wanted, by Gymnasium-Robotics' convention."""
@@ -103,7 +103,7 @@ def vq_dt(config: ModelConfig, observation_space: Space, action_space: Space) ->
     fields, heads = conditions(config, observation_space), dict[str, nn.Module]()
     for leaf in leaves(action_space):
         name = leaf.name("action")
-        codes = VectorQuantization.for_space(leaf.space, config.bins)
+        codes = VectorQuantization.for_chunks(leaf.space, config.bins, config.chunk_length)
         if codes is None:
             fields.append(Field(name, binned(config, leaf.space, name), loss_weight=1.0))
             continue
@@ -146,7 +146,7 @@ def rvs(config: ModelConfig, observation_space: Space, action_space: Space) -> S
 
 def pointwise(config: ModelConfig, seen: Sequence[Field], action_space: Space) -> SequenceModel:
     """An MLP on the one token that the fields make at every step."""
-    fields = [*seen, *fields_of("action", action_space, "bounds", loss_weight=1.0, in_context=False)]
+    fields = [*seen, *joined(whole_actions(config, action_space, in_context=False))]
     backbone = Pointwise(config.width, config.layers, config.dropout, config.activation)
     return SequenceModel(
         fields,
@@ -202,6 +202,7 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
             f"bins and binning are of presets that bin ({', '.join(BINS)}), and {config.preset} does not; leave them out."
         )
     check_preset_options(config)
+    check_chunks(config, trajectories)
     discrete = bins is not None or not any(
         isinstance(leaf.space, spaces.Box) for leaf in leaves(trajectories.action_space)
     )
@@ -219,18 +220,19 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
         raise InputError(
             "head deterministic has no entropy for preset odt to keep; leave head at auto, or take preset dt."
         )
-    longest = max(int(trajectories.episode_lengths.max()), env_step_limit(trajectories.origin.env_spec) or 0)
+    longest_seen = int(trajectories.episode_lengths.max())
+    longest = max(longest_seen, env_step_limit(trajectories.origin.env_spec) or 0)
     scale = float(trajectories.returns_to_go.std(dtype=np.float64)) / RETURN_DEVIATION
     return replace(
         config,
         head=head,
-        bins=config.bins or bins,
+        bins=config.bins or (None if config.action_tokenizer else bins),
         expectile=config.expectile or (EXPECTILE if config.preset == "reinformer" else None),
         return_bins=config.return_bins or (RETURN_BINS if config.preset == "mgdt" else None),
-        binning=config.binning or binning,
+        binning=config.binning or (None if config.action_tokenizer else binning),
         attention=config.attention or ("banded" if config.preset == "tt" else "window"),
         goal=goal_of(config, trajectories),
-        context_length=int(trajectories.episode_lengths.max()) if config.attention == "full" else config.context_length,
+        context_length=-(-longest_seen // config.chunk_length) if config.attention == "full" else config.context_length,
         timestep_embedding=config.trunk == "gpt2" if config.timestep_embedding is None else config.timestep_embedding,
         max_timestep=config.max_timestep or longest,
         return_scale=config.return_scale or scale or 1.0,
@@ -250,19 +252,53 @@ def check_preset_options(config: ModelConfig) -> None:
         )
 
 
+def check_chunks(config: ModelConfig, trajectories: Trajectories) -> None:
+    """Raise InputError for chunks, or a tokenizer of actions, that do not go with the configured preset or with the data's actions."""
+    if config.chunk_length > 1 and config.preset == "tt":
+        raise InputError(
+            "chunk_length is of presets that predict actions alone, and tt predicts what follows every step; leave it out, or use dt_discrete."
+        )
+    if config.chunk_length > 1 and config.draft_head:
+        raise InputError(
+            "draft_head is for strategy speculative, which does not go with chunk_length; leave one of the two out."
+        )
+    asked = config.action_tokenizer
+    if asked is None:
+        return
+    if config.preset != "dt_discrete":
+        raise InputError(
+            f"action_tokenizer is of preset dt_discrete, and {config.preset} has tokens of its own; leave it out."
+        )
+    if config.binning is not None:
+        raise InputError(
+            f"action_tokenizer {asked} takes the place of binning {config.binning}; leave one of the two out."
+        )
+    parts = [leaf.space for leaf in leaves(trajectories.action_space)]
+    if not any(tokenizer_of_chunks(asked, part, config.bins, config.chunk_length) for part in parts):
+        raise InputError(
+            f"action_tokenizer {asked} is not for the action space {trajectories.action_space} of {trajectories.origin.name}; leave it out."
+        )
+
+
 def training_data(config: ModelConfig, trajectories: Trajectories) -> Trajectories:
     """The episodes that the preset learns from."""
     return trajectories.best(config.top_fraction) if config.preset == "filtered_bc" else trajectories
 
 
 def window_length(config: ModelConfig) -> int:
-    """Steps of a training window: K, which under full attention is the longest episode; 2K under banded attention, so that full bands are trained."""
+    """Steps, or blocks of several, of a training window: K, which under full attention is the longest episode; 2K under banded attention, so that full bands
+    are trained."""
     return 2 * config.context_length if config.attention == "banded" else config.context_length
 
 
 def columns_for(model: SequenceModel, trajectories: Trajectories) -> dict[str, object]:
-    """What the model's fields read → column, for `SequenceModel.fit`."""
-    return dict(field_columns(trajectories, model.sources))
+    """What the model's fields read → column, or chunks of it, for `SequenceModel.fit`."""
+    return {
+        name: fitted_chunks(trajectories, column, model.block_length)
+        if is_chunked(name, model.block_length)
+        else column
+        for name, column in field_columns(trajectories, model.sources).items()
+    }
 
 
 def conditions(config: ModelConfig, observation_space: Space) -> list[Field]:
@@ -283,14 +319,31 @@ def observed_fields(config: ModelConfig, observation_space: Space) -> list[Field
 def action_fields(config: ModelConfig, action_space: Space) -> list[Field]:
     """The action as one token, all parts together; out of the context where earlier actions are not to be seen. A model that sees them may learn to repeat
     them instead of looking at the observation [Wen et al. 2020, arXiv:2010.14876]."""
-    return fields_of("action", action_space, "bounds", loss_weight=1.0, in_context=config.action_context)
+    return joined(whole_actions(config, action_space, in_context=config.action_context))
+
+
+def whole_actions(config: ModelConfig, action_space: Space, *, in_context: bool) -> list[Field]:
+    """One field a leaf of the space, with one token for an action, or for a chunk of them."""
+    return [
+        Field(leaf.name("action"), action_tokenizer(config, leaf.space), 1.0, in_context)
+        for leaf in leaves(action_space)
+    ]
+
+
+def action_tokenizer(config: ModelConfig, space: Space) -> Tokenizer:
+    """One token of an action, or of a chunk of actions, of a simple space. A chunk of choices is several choices at once, so even of Discrete ones a vector."""
+    if config.chunk_length == 1:
+        return tokenizer_of(space, "bounds")
+    if isinstance(space, spaces.Discrete):
+        return Steps(OneHot(np.array(space.n), np.array(space.start)), config.chunk_length)
+    return Steps(tokenizer_of(space, "bounds"), config.chunk_length)
 
 
 def entropy_bounded(config: ModelConfig, fields: Iterable[Field]) -> list[Field]:
     """The same fields of an action, those of Boxes with an entropy of at least −1 nat a dimension where their head has a density."""
     return [
         replace(f, least_entropy=-float(f.tokenizer.token_width))
-        if isinstance(f.tokenizer, Continuous) and config.head in ("gaussian", "tanh_gaussian")
+        if f.tokenizer.vocab_size is None and f.tokenizer.sizes is None and config.head in ("gaussian", "tanh_gaussian")
         else f
         for f in fields
     ]
@@ -326,11 +379,17 @@ def binned_fields(config: ModelConfig, role: str, space: Space, *, loss_weight: 
 
 
 def binned(config: ModelConfig, space: Space, name: str) -> Tokenizer:
-    """Ids of a simple space: a bin for each number of a Box, a value for each choice."""
-    if isinstance(space, spaces.Discrete):
-        return Categories(int(space.n), int(space.start))
-    kind = str(config.binning) if isinstance(space, spaces.Box) and not is_image(space) else "components"
-    tokenizer = TOKENIZERS[kind].for_space(space, config.bins if kind == config.binning else None)
+    """Ids of a simple space: a bin for each number of a Box, a value for each choice. Those of an action may be of another tokenizer, and of a chunk of
+    steps."""
+    acted = name.split("/")[0] == "action"
+    chunk = config.chunk_length if acted else 1
+    if acted and config.action_tokenizer:
+        asked = tokenizer_of_chunks(config.action_tokenizer, space, config.bins, chunk)
+        if asked is not None:
+            return asked
+    by_default = "categories" if isinstance(space, spaces.Discrete) else "components"
+    kind = str(config.binning or "uniform") if isinstance(space, spaces.Box) and not is_image(space) else by_default
+    tokenizer = tokenizer_of_chunks(kind, space, config.bins if kind == config.binning else None, chunk)
     if tokenizer is None:
         raise InputError(
             f"preset {config.preset} makes a token of every number, and {name} is {space}; use a preset such as dt, which embeds it whole."
@@ -343,9 +402,8 @@ def slot_heads(config: ModelConfig, fields: Sequence[Field]) -> dict[str, nn.Mod
     heads: dict[str, nn.Module] = {}
     for f in fields:
         if f.loss_weight and f.tokenizer.vocab_size is not None:
-            sizes = f.tokenizer.sizes if isinstance(f.tokenizer, Components) else None
             kind = AtOnce if f.at_once else Slots
-            heads[f.name] = kind(config.width, f.tokenizer.num_tokens, f.tokenizer.vocab_size, sizes)
+            heads[f.name] = kind(config.width, f.tokenizer.num_tokens, f.tokenizer.vocab_size, f.tokenizer.sizes)
     return heads
 
 
@@ -403,10 +461,10 @@ def action_heads(config: ModelConfig, space: Space) -> dict[str, nn.Module]:
     """A head for each leaf of the action space. The configured kind is for its Boxes; choices have categorical ones."""
     heads: dict[str, nn.Module] = {}
     for leaf in leaves(space):
-        tokenizer = tokenizer_of(leaf.space, "bounds")
-        if isinstance(tokenizer, OneHot):
+        tokenizer = action_tokenizer(config, leaf.space)
+        if tokenizer.sizes is not None:
             head: nn.Module = Choices(config.width, tokenizer.sizes)
-        elif isinstance(tokenizer, Categories):
+        elif tokenizer.vocab_size is not None:
             head = HEADS["categorical"](config.width, tokenizer.vocab_size)
         else:
             head = HEADS[config.head](config.width, tokenizer.token_width)

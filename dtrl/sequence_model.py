@@ -1,7 +1,10 @@
 """The one model: fields with tokenizers → causal backbone → heads, and its one loss.
 
 A *block* is what one environment step contributes to the sequence: the tokens of each field in context, in the order of the fields: (return-to-go,
-observation, action) for the Decision Transformer. The hidden vector at a token predicts the token after it."""
+observation, action) for the Decision Transformer. The hidden vector at a token predicts the token after it.
+
+A block may also be of H steps: its return and observation are those of the first, and its action is a chunk of H actions, whose tokenizer has a
+`block_length` of H. All that is called a step below is then a block."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,6 +110,11 @@ class SequenceModel(nn.Module):
         self.bounded = [f.name for f in fields if f.least_entropy is not None]
         start = math.log(FIRST_MULTIPLIER)
         self.log_multipliers = nn.ParameterList(nn.Parameter(torch.tensor(start)) for _ in self.bounded)
+        lengths = {f.tokenizer.block_length for f in fields} - {1}
+        if len(lengths) > 1:
+            raise ValueError(f"fields have chunks of {sorted(lengths)} steps; those of one model are of one length")
+        self.block_length = lengths.pop() if lengths else 1
+        """Steps of a block, H."""
         self.tokens_per_step = sum(f.tokenizer.num_tokens for f in context if not f.joined)
         self.slots = self.slots_of_fields()
         self.sources = list(dict.fromkeys(f.source for f in fields))
@@ -145,6 +153,16 @@ class SequenceModel(nn.Module):
         for f in self.fields:
             f.tokenizer.fit(columns[f.source])  # type: ignore[arg-type]
 
+    def encode(self, f: Field, values: Mapping[str, Tensor]) -> Tensor:
+        """The field's tokens (B, K, n) or (B, K, n, d) of values (B, K, …), or of chunks (B, K, H, …) where it has such."""
+        x = values[f.source]
+        return f.tokenizer.encode(x if f.tokenizer.block_length == 1 else x.flatten(1, 2))
+
+    def decode(self, f: Field, tokens: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        x, h = f.tokenizer.decode(tokens), f.tokenizer.block_length
+        return x if h == 1 else x.unflatten(1, (-1, h))
+
     def embed(self, names: Iterable[str], values: Mapping[str, Tensor], timesteps: Tensor, since: int = 0) -> Tensor:
         """Tokens (B, T · n, D) of the named fields, n a step, in the given order, without the first `since` of them. Training and acting both call this.
 
@@ -152,7 +170,7 @@ class SequenceModel(nn.Module):
         tokens: list[Tensor] = []
         for name in names:
             f, embed, joined = self.embedders[name]
-            token = embed(f.tokenizer.encode(values[f.source]))
+            token = embed(self.encode(f, values))
             if joined:
                 tokens[-1] = tokens[-1] + token
             else:
@@ -228,7 +246,7 @@ class SequenceModel(nn.Module):
         )
         for name, distribution in self(batch if seen is None else seen.cleared()).items():
             f = self.by_name[name]
-            target = f.tokenizer.encode(batch.values[f.source])
+            target = self.encode(f, batch.values)
             valid = batch.valid.unsqueeze(-1).expand(target.shape[:3])
             if self.slots[name] == 0:
                 valid = valid & (torch.arange(valid.shape[1], device=valid.device)[:, None] > 0)

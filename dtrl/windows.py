@@ -2,7 +2,12 @@
 
 Conventions, fixed here: a window begins at any step of any episode and runs K steps or to the episode's end, whichever is first
 [Chen et al. 2021, algorithm 1]; it is padded on the right with zeros, so that behind a causal model padding cannot become content;
-timesteps count from the beginning of the episode; masks are True where a step is real, and are called `valid`."""
+timesteps count from the beginning of the episode; masks are True where a step is real, and are called `valid`.
+
+With blocks of H > 1 steps a window is K blocks, whose first steps are H apart, the first at any step. Of a block's first step are the return, the
+observation and the timestep; of its action there is a chunk, (H, …). A chunk that its episode cuts short repeats the last action: a tokenizer of whole
+chunks cannot leave single steps out, nobody executes what comes after the end, and nothing of the data is lost [Chi et al. 2023, Diffusion Policy,
+arXiv:2303.04137, does the same]."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -51,15 +56,25 @@ MORE_COLUMNS: dict[str, Callable[[Trajectories], npt.NDArray[Any]]] = {
 }
 
 
+def chunk_rows(rows: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], block_length: int) -> npt.NDArray[np.int64]:
+    """(…, H) the rows of the chunks of H steps that begin at `rows` (…), in episodes that end before `ends` (…); their last again where a chunk is cut."""
+    return np.asarray(np.minimum(rows[..., None] + np.arange(block_length), ends[..., None] - 1))
+
+
+def is_chunked(name: str, block_length: int) -> bool:
+    """Whether the column that a field reads is given in chunks: those of actions, where blocks have several steps."""
+    return block_length > 1 and name.split("/")[0] == "action"
+
+
 @dataclass(frozen=True)
 class Batch:
     """Windows in env units."""
 
     values: Mapping[str, Tensor]
     """Field name → (B, K, …): "return" (B, K), "observation" (B, K, S) or (B, K), "action" (B, K, A) or (B, K), or one a leaf: "observation/image";
-    "reward" and "value" (B, K)."""
+    "reward" and "value" (B, K). With blocks of H > 1 steps, K blocks, and actions (B, K, H, A) or (B, K, H)."""
     timesteps: Tensor
-    """(B, K) int64, steps since the beginning of the episode; 0 in padding."""
+    """(B, K) int64, steps since the beginning of the episode, of a block's first one; 0 in padding."""
     valid: Tensor
     """(B, K) bool."""
 
@@ -83,7 +98,7 @@ class Batch:
 
 
 class Windows:
-    """Draws batches of windows from trajectories, of what `names` name (see `field_columns`).
+    """Draws batches of windows of `length` blocks, of `block_length` steps each, from trajectories, of what `names` name (see `field_columns`).
 
     Randomness is counter-based: batch number `update` depends on `(seed, update)` alone, so a resumed run needs no sampler state. `sampling`:
     every step alike ("step"), every episode alike and then every step of it ("episode"), or an episode in proportion to its length times the
@@ -97,9 +112,10 @@ class Windows:
         sampling: str = "step",
         seed: int = 0,
         names: Iterable[str] | None = None,
+        block_length: int = 1,
     ) -> None:
         self.trajectories = trajectories
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.length, self.batch_size, self.seed, self.block_length = length, batch_size, seed, block_length
         self.columns = field_columns(trajectories, names)
         self.end_of_step = np.repeat(trajectories.episode_ends, trajectories.episode_lengths)
         self.start_of_step = np.repeat(trajectories.episode_starts, trajectories.episode_lengths)
@@ -122,11 +138,15 @@ class Windows:
 
     def gather(self, starts: npt.NDArray[np.int64]) -> Batch:
         """The windows that begin at the given rows."""
-        steps = starts[:, None] + np.arange(self.length)
-        valid = steps < self.end_of_step[starts][:, None]
+        steps = starts[:, None] + np.arange(0, self.length * self.block_length, self.block_length)
+        ends = self.end_of_step[starts][:, None]
+        valid = steps < ends
         rows = np.where(valid, steps, starts[:, None])
         timesteps = (rows - self.start_of_step[starts][:, None]) * valid
-        values = {name: torch.from_numpy(zero_padding(column[rows], valid)) for name, column in self.columns.items()}
+        values = {}
+        for name, column in self.columns.items():
+            at = chunk_rows(rows, ends, self.block_length) if is_chunked(name, self.block_length) else rows
+            values[name] = torch.from_numpy(zero_padding(column[at], valid))
         return Batch(values, torch.from_numpy(timesteps), torch.from_numpy(valid))
 
     @property
@@ -149,16 +169,25 @@ class ResidentWindows:
         self.columns = {name: on_device(column, device) for name, column in windows.columns.items()}
         self.end_of_step = on_device(windows.end_of_step, device)
         self.start_of_step = on_device(windows.start_of_step, device)
-        self.offsets = torch.arange(windows.length, device=device)
+        self.block_length = windows.block_length
+        self.offsets = torch.arange(0, windows.length * self.block_length, self.block_length, device=device)
+        self.within = torch.arange(self.block_length, device=device)
 
     def gather(self, starts: Tensor) -> Batch:
         """The windows that begin at the rows `starts` (B,), int64 on the device. Equal to `Windows.gather`."""
         first = starts[:, None]
-        steps = first + self.offsets
-        valid = steps < self.end_of_step[first]
+        steps, ends = first + self.offsets, self.end_of_step[first]
+        valid = steps < ends
         rows = torch.where(valid, steps, first)
         timesteps = rows - self.start_of_step[first]
-        return Batch({name: column[rows] for name, column in self.columns.items()}, timesteps, valid).cleared()
+        chunks = rows
+        if self.block_length > 1:
+            chunks = torch.minimum(rows.unsqueeze(-1) + self.within, ends.unsqueeze(-1) - 1)
+        values = {
+            name: column[chunks if is_chunked(name, self.block_length) else rows]
+            for name, column in self.columns.items()
+        }
+        return Batch(values, timesteps, valid).cleared()
 
 
 def on_device(column: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -179,3 +208,18 @@ def episode_weights(trajectories: Trajectories, sampling: str) -> npt.NDArray[np
 def zero_padding(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     values[~valid] = 0
     return values
+
+
+MOST_FITTED = 2**24
+"""Numbers of actions, of all chunks together, above which chunks are fitted on that do not begin at every step."""
+
+
+def fitted_chunks(trajectories: Trajectories, column: npt.NDArray[Any], block_length: int) -> npt.NDArray[Any]:
+    """(M, H, …) chunks of a column (N, …) for a tokenizer to be fitted to: as in windows, those that begin at every step, or at every second, third, …,
+    where these are many. Every step is in one of them."""
+    numbers = column.size * block_length
+    every = min(block_length, max(1, -(-numbers // MOST_FITTED)))
+    within = np.arange(trajectories.num_steps) - np.repeat(trajectories.episode_starts, trajectories.episode_lengths)
+    rows = np.flatnonzero(within % every == 0)
+    ends = np.repeat(trajectories.episode_ends, trajectories.episode_lengths)[rows]
+    return np.asarray(column[chunk_rows(rows, ends, block_length)])

@@ -1,5 +1,7 @@
 """Windows against the loop that they replace, and draws against the probabilities that they state."""
 
+from unittest import mock
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given
 from scipy.stats import chisquare
 
-from dtrl.windows import Batch, ResidentWindows, Windows, episode_weights
+from dtrl.windows import Batch, ResidentWindows, Windows, episode_weights, fitted_chunks
 
 SAMPLING = ("step", "episode", "return")
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
@@ -18,17 +20,24 @@ ALPHA = 1e-4
 """A correct sampler fails a chi-square test of this level once in 10,000 seeds; the seeds are fixed."""
 
 
-def one_window(data, start, length):
-    """(values, timesteps, valid) of the window that begins at row `start`, step by step."""
+def one_window(data, start, length, h=1):
+    """(values, timesteps, valid) of the window that begins at row `start`, block by block of h steps."""
     episode = max(i for i in range(data.num_episodes) if data.episode_starts[i] <= start)
+    end = data.episode_ends[episode]
     values = {field: np.zeros((length, *getattr(data, name).shape[1:])) for field, name in FIELDS.items()}
+    if h > 1:
+        values["action"] = np.zeros((length, h, *data.actions.shape[1:]))
     timesteps, valid = np.zeros(length), np.zeros(length, dtype=bool)
     for k in range(length):
-        row = start + k
-        if row < data.episode_ends[episode]:
+        row = start + k * h
+        if row < end:
             valid[k], timesteps[k] = True, row - data.episode_starts[episode]
             for field, name in FIELDS.items():
-                values[field][k] = getattr(data, name)[row]
+                column = getattr(data, name)
+                if field == "action" and h > 1:
+                    values[field][k] = [column[row + i] if row + i < end else column[end - 1] for i in range(h)]
+                else:
+                    values[field][k] = column[row]
     return values, timesteps, valid
 
 
@@ -41,13 +50,13 @@ def frequencies(windows, updates):
 
 
 @pytest.mark.parametrize("kinds", SPACES.values(), ids=SPACES)
-@given(LENGTHS, st.integers(1, 12))
-def test_windows_are_those_of_a_loop_over_steps(random_trajectories, kinds, lengths, length):
+@given(LENGTHS, st.integers(1, 12), st.integers(1, 4))
+def test_windows_are_those_of_a_loop_over_steps(random_trajectories, kinds, lengths, length, h):
     data = random_trajectories(lengths, *kinds)
     starts = np.arange(data.num_steps)
-    batch = Windows(data, length, batch_size=1).gather(starts)
+    batch = Windows(data, length, batch_size=1, block_length=h).gather(starts)
     for i in starts:
-        values, timesteps, valid = one_window(data, i, length)
+        values, timesteps, valid = one_window(data, i, length, h)
         for field, expected in values.items():
             np.testing.assert_array_equal(batch.values[field][i], expected)
         np.testing.assert_array_equal(batch.timesteps[i], timesteps)
@@ -68,9 +77,9 @@ def test_a_window_never_leaves_its_episode_and_is_padded_on_the_right(random_tra
 
 
 @pytest.mark.parametrize("kinds", SPACES.values(), ids=SPACES)
-@given(LENGTHS, st.integers(1, 12))
-def test_windows_gathered_on_a_device_are_the_same(random_trajectories, kinds, lengths, length):
-    windows = Windows(random_trajectories(lengths, *kinds), length, batch_size=1)
+@given(LENGTHS, st.integers(1, 12), st.integers(1, 4))
+def test_windows_gathered_on_a_device_are_the_same(random_trajectories, kinds, lengths, length, h):
+    windows = Windows(random_trajectories(lengths, *kinds), length, batch_size=1, block_length=h)
     starts = np.arange(windows.trajectories.num_steps)
     expected = windows.gather(starts)
     batch = ResidentWindows(windows, torch.device("cpu")).gather(torch.from_numpy(starts))
@@ -90,6 +99,24 @@ def test_a_batch_has_the_shapes_and_types_that_the_model_takes(random_trajectori
         "action": ((3, 4, 2), torch.float32),
     }
     assert (batch.timesteps.dtype, batch.valid.dtype) == (torch.int64, torch.bool)
+
+
+@pytest.mark.parametrize("most", [1, 40, 2**24])
+@given(LENGTHS, st.integers(2, 5))
+def test_every_step_is_in_a_chunk_that_tokenizers_are_fitted_to(random_trajectories, most, lengths, h):
+    data = random_trajectories(lengths, spaces.Discrete(2))
+    column = np.arange(data.num_steps)
+    with mock.patch("dtrl.windows.MOST_FITTED", most):
+        chunks = fitted_chunks(data, column, h)
+    assert set(chunks.flatten()) == set(column)
+    assert len(chunks) == data.num_steps if most == 2**24 else len(chunks) <= data.num_steps
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    for chunk in chunks:
+        assert len(set(episode[chunk])) == 1
+        expected = np.minimum(chunk[0] + np.arange(h), data.episode_ends[episode[chunk[0]]] - 1)
+        np.testing.assert_array_equal(chunk, expected)
+    if most == 1:  # as few as can be: every h-th step
+        assert len(chunks) == sum(-(-length // h) for length in lengths)
 
 
 def test_cutting_windows_leaves_read_only_columns_alone(random_trajectories):

@@ -91,6 +91,7 @@ class Actor(ABC):
         """Raise InputError where this policy cannot choose as its decoding says."""
         self.decoding.refuse_sequences()
         self.decoding.refuse_tilt(self.config.preset)
+        self.decoding.refuse_execute()
 
     def initial_state(
         self,

@@ -11,14 +11,14 @@ the first step there is no previous action) are padded on the right; the padding
 import copy
 from abc import ABC, abstractmethod
 from functools import lru_cache
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dtrl.acting.state import Begins, dropped_steps, refuse_longer, zero_where
+from dtrl.acting.state import Begins, dropped_steps, refuse_longer, replaced, zero_where
 from dtrl.backbones import Backbone
 from dtrl.backbones.cache import KeyValueState
 from dtrl.config import ModelConfig
@@ -29,7 +29,10 @@ Rows = npt.NDArray[np.bool_]
 
 
 class Context(ABC):
-    """The past of B rows, for a backbone and K = `length` steps."""
+    """The past of B rows, for a backbone and K = `length` steps, or blocks of several."""
+
+    block_length = 1
+    """Steps of a block, for messages."""
 
     @abstractmethod
     def __init__(self, backbone: Backbone, rows: int, length: int, tokens_per_step: int, width: int) -> None: ...
@@ -51,6 +54,10 @@ class Context(ABC):
     @abstractmethod
     def select(self, rows: Counts) -> Self:
         """A context of its own of the given rows (B′,); one may come again, or not at all."""
+
+    @abstractmethod
+    def put(self, rows: Counts, others: Self) -> None:
+        """Let the given rows (B′,) be those of a context that was made by `select`."""
 
     @abstractmethod
     def forget(self, counts: Counts) -> None:
@@ -106,6 +113,10 @@ class Window(Context):
         copied.tokens, copied.lengths = self.tokens[torch.from_numpy(rows).to(self.tokens.device)], self.lengths[rows]
         return copied
 
+    def put(self, rows: Counts, others: Self) -> None:
+        self.tokens[torch.from_numpy(rows).to(self.tokens.device)] = others.tokens
+        self.lengths = replaced(self.lengths, rows, others.lengths)
+
     def forget(self, counts: Counts) -> None:
         self.lengths = self.lengths - counts
 
@@ -151,6 +162,10 @@ class Block(Window):
         copied.state = self.state.select(rows)
         return copied
 
+    def put(self, rows: Counts, others: Self) -> None:
+        super().put(rows, others)
+        self.state.put(rows, others.state)
+
     def forget(self, counts: Counts) -> None:
         super().forget(counts)
         self.state.lengths = self.state.lengths - counts
@@ -183,6 +198,9 @@ class Banded(Context):
         copied.state = self.state.select(rows)
         return copied
 
+    def put(self, rows: Counts, others: Self) -> None:
+        self.state.put(rows, others.state)
+
     def forget(self, counts: Counts) -> None:
         self.state.lengths = self.state.lengths - counts
 
@@ -202,13 +220,17 @@ class Full(Banded):
         # the last step of a row lacks its action until the next call brings it
         longest = -(-int(zero_where(first, self.state.lengths).max()) // self.tokens_per_step) + 1
         if longest > self.length:
-            refuse_longer(longest, self.length)
+            self.refuse(longest)
         return super().step(x, counts, first)
 
     def extend_all(self, x: Tensor) -> Tensor:
         if int(self.state.lengths.max()) + x.shape[1] > self.length * self.tokens_per_step:
-            refuse_longer(self.length + 1, self.length)
+            self.refuse(self.length + 1)
         return super().extend_all(x)
+
+    def refuse(self, blocks: int) -> NoReturn:
+        """Raise InputError for the first step of that many blocks."""
+        refuse_longer((blocks - 1) * self.block_length + 1, self.length * self.block_length)
 
 
 CONTEXTS: dict[str, type[Context]] = {"window": Window, "block": Block, "banded": Banded, "full": Full}

@@ -87,6 +87,10 @@ class ExportedPolicy(Actor):
             raise InputError(f"engine {engine!r} is unknown; {did_you_mean(engine, list(ENGINES))}")
         if rows is not None and rows < 1:
             raise InputError(f"an export is for 1 environment or more at a time, not {rows}.")
+        if policy.block_length > 1:
+            raise InputError(
+                f"engines run a policy that chooses one action a step, and this one decides {policy.block_length} at once; use engine eager."
+            )
         told = {"return", *policy.observed, *policy.acted}
         by_token = len(policy.decisions) > 1 or any(
             isinstance(leaf.space, spaces.Box) and policy.model.by_name[name].tokenizer.vocab_size is not None

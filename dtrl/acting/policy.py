@@ -2,7 +2,7 @@
 
 B environments, S width of an observation, A width of an action."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import dtrl
 from dtrl.acting.actor import Actor, no_return_to_clip
 from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.asking import ask
+from dtrl.acting.chunks import check_chunks, next_actions, refuse_masks
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
@@ -32,6 +33,7 @@ from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import (
     Space,
     check_space,
+    column_layout,
     space_from_json,
     space_to_json,
 )
@@ -50,7 +52,7 @@ class Decision:
     slot: int
     """Which of the field's tokens."""
     fed: bool
-    """Whether the model is then told, since something of the same action is predicted from it."""
+    """Whether the model is then told, since something of the same action is predicted from it, or since its ids are not to be read off the action."""
     asks: bool = False
     """Whether it is no part of the action, but a return that the model asks of itself before it acts."""
 
@@ -63,18 +65,20 @@ Pick = Callable[[Mapping[str, Distribution], Decision], dict[str, Tensor]]
 """Tokens (B, 1) or (B, 1, d) from distributions of batch shape (B, 1), by field."""
 
 
-def decisions_of(model: SequenceModel, acted: Collection[str]) -> list[Decision]:
-    """An action's decisions, in the order of the block, with what else the model chooses before it. `acted` are the columns that hold actions."""
+def decisions_of(model: SequenceModel, acted: Collection[str], told_last: bool = False) -> list[Decision]:
+    """An action's decisions, in the order of the block, with what else the model chooses before it. `acted` are the columns that hold actions.
+
+    With `told_last` the model is told the last id too, at once."""
     groups: list[list[Field]] = []
     for f in model.fields:
         if (f.source in acted or f.chosen) and not f.at_once:
             groups[-1].append(f) if f.joined else groups.append([f])
     slots = [(group, slot) for group in groups for slot in range(group[0].tokenizer.num_tokens)]
+    told_last = told_last and slots[-1][0][0].tokenizer.vocab_size is not None
+    fed = [(told_last or i < len(slots) - 1) and group[0].in_context for i, (group, _) in enumerate(slots)]
     return [
-        Decision(
-            tuple(f.name for f in group), slot, fed=i < len(slots) - 1 and group[0].in_context, asks=group[0].chosen
-        )
-        for i, (group, slot) in enumerate(slots)
+        Decision(tuple(f.name for f in group), slot, fed=tells, asks=group[0].chosen)
+        for (group, slot), tells in zip(slots, fed, strict=True)
     ]
 
 
@@ -98,7 +102,12 @@ class Policy(Actor):
         super().__init__(observation_space, action_space, data, decoding, target_return)
         self.model, self.config, self.updates = model.eval(), config, updates
         self.context, self.context_length = check_context(context, context_length, config, model.backbone.memory)
-        self.decisions = decisions_of(model, self.acted)
+        self.block_length = model.block_length
+        """Actions that are decided at once, H."""
+        self.execute = self.decoding.execute or self.block_length
+        """How many of them are executed before the next are decided."""
+        # ids of other tokenizers than bins need not be those that their own decoded values would be encoded as
+        self.decisions = decisions_of(model, self.acted, self.block_length > 1 or config.action_tokenizer is not None)
         seen = [f.name for f in model.fields if f.in_context]
         decided = {name for decision in self.decisions for name in decision.names}
         acting = [name for name in seen if name in decided]
@@ -107,13 +116,13 @@ class Policy(Actor):
         """Fields of a step that are known before anything of it is decided."""
         self.told_return = "return" in self.before
         last = self.decisions[-1]
-        pending = list(last.names) if model.by_name[last.names[0]].in_context else []
+        pending = list(last.names) if model.by_name[last.names[0]].in_context and not last.fed else []
         self.after = pending + seen[begin + len(acting) :]
         """Fields that the next call brings: what was decided last, which nothing of its own step has to see, and what follows the action."""
         self.since = last.slot if pending else 0
         tokens = [model.tokens_of(names) for names in (self.after, self.before)]
         self.tokens_after = tokens[0] - self.since
-        self.ages = np.array([1] * self.tokens_after + [0] * tokens[1])
+        self.ages = np.array([self.block_length] * self.tokens_after + [0] * tokens[1])
         self.conditions = 2 if self.decoding.paired else 1
         """Rows of the context an environment has: guidance and contrast compare two returns."""
         if self.conditions == 2 and not self.told_return:
@@ -169,11 +178,29 @@ class Policy(Actor):
     def new_context(self, rows: int) -> Context:
         model = self.model
         rows *= self.conditions
-        return CONTEXTS[self.context](model.backbone, rows, self.context_length, model.tokens_per_step, model.width)
+        context = CONTEXTS[self.context](model.backbone, rows, self.context_length, model.tokens_per_step, model.width)
+        context.block_length = self.block_length
+        return context
+
+    def initial_state(
+        self,
+        num_envs: int = 1,
+        target_returns: float | Sequence[float] | Array | None = None,
+        generators: Sequence[np.random.Generator] | None = None,
+    ) -> PolicyState:
+        state = super().initial_state(num_envs, target_returns, generators)
+        if self.block_length > 1:
+            state.left = np.zeros(num_envs, dtype=np.int64)
+            state.chunks = {
+                leaf.path: np.zeros((num_envs, self.block_length, *column_layout(leaf.space)[0]), leaf.space.dtype)
+                for leaf in self.acted.values()
+            }
+        return state
 
     def check_decoding(self) -> None:
         if not self.decoding.at_once:
             check_search(self, self.decoding)
+        check_chunks(self)
 
     def choose_actions(
         self,
@@ -183,6 +210,24 @@ class Policy(Actor):
         allowed: Masks | None,
         decoding: DecodingConfig,
     ) -> dict[str, Array]:
+        with torch.inference_mode():
+            if self.block_length > 1:
+                if allowed is not None:
+                    refuse_masks(self.block_length)
+                return next_actions(self, state, observations, first, decoding)
+            tokens = self.choose_tokens(state, observations, first, allowed, decoding)
+            return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
+
+    def choose_tokens(
+        self,
+        state: PolicyState,
+        observations: Mapping[str, Array],
+        first: Begins,
+        allowed: Masks | None,
+        decoding: DecodingConfig,
+    ) -> dict[str, Tensor]:
+        """The tokens (B, n) or (B, n, d) of each field of an action, or of a chunk of actions; arguments as of `choose_actions`."""
+
         def pick(distributions: Mapping[str, Distribution], decision: Decision) -> dict[str, Tensor]:
             if decision.asks:
                 return ask(self.model, distributions, decoding, state.generators)
@@ -190,25 +235,42 @@ class Policy(Actor):
                 distributions = mask_actions(distributions, allowed, self.mask_part(decision))
             return choose(distributions, decoding, state.generators)
 
-        with torch.inference_mode():
-            hidden = self.look(state, observations, first)
-            if decoding.at_once:
-                tokens = self.decide(state, hidden, pick)
-                state.draft_context = None
-            else:
-                if allowed is not None:
-                    decoding.refuse_masks()
-                tokens = search(self, state, hidden, first, decoding, observations)
-            return {leaf.path: self.to_actions(tokens, name) for name, leaf in self.acted.items()}
+        def skipped(count: int) -> None:
+            if not decoding.greedy:  # how soon a row's neighbours are complete may not change what it draws later
+                for generator in state.generators:
+                    generator.random(count)
 
-    def decide(self, state: PolicyState, hidden: Tensor, pick: Pick) -> dict[str, Tensor]:
+        hidden = self.look(state, observations, first)
+        if decoding.at_once:
+            tokens = self.decide(state, hidden, pick, skipped)
+            state.draft_context = None
+            return tokens
+        if allowed is not None:
+            decoding.refuse_masks()
+        return search(self, state, hidden, first, decoding, observations)
+
+    def decide(
+        self, state: PolicyState, hidden: Tensor, pick: Pick, skipped: Callable[[int], None] | None = None
+    ) -> dict[str, Tensor]:
         """The tokens (B, n) or (B, n, d) of each field of the action, by `pick` from one distribution after the other, each given what was picked before.
 
-        `hidden` (B, D), or (2B, D), is what `look` gave."""
+        `hidden` (B, D), or (2B, D), is what `look` gave. With `skipped`, a row whose ids are complete takes nothing but padding from there on, and where all
+        are, the padding goes in at once; `skipped` is told how many ids were not picked for that."""
         model, picked, rows = self.model, dict[str, list[Tensor]](), len(state.timesteps)
+        full = ""
         for decision in self.decisions:
             known = hidden[:rows]
-            tokens = pick({name: model.predict(name, known, decision.slot) for name in decision.names}, decision)
+            if decision.names[0] == full:
+                continue
+            over = None if skipped is None else self.complete(decision, picked)
+            if skipped is not None and over is not None and bool(over.all()):
+                full, padding = decision.names[0], self.padding(decision)
+                tokens = {full: padding.expand(rows, -1)}
+                skipped(padding.shape[1])
+            else:
+                tokens = pick({name: model.predict(name, known, decision.slot) for name in decision.names}, decision)
+                if over is not None:
+                    tokens = {n: ids.where(~over[:, None], self.padding(decision)[:, :1]) for n, ids in tokens.items()}
             for name, token in tokens.items():
                 picked.setdefault(name, []).append(token)
             if decision.fed:
@@ -216,6 +278,19 @@ class Policy(Actor):
                 x = model.embed_ids(name, ids, decision.slot, self.tensor(state.timesteps))
                 hidden = state.context.extend(x.repeat(self.conditions, 1, 1))
         return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
+
+    def complete(self, decision: Decision, picked: Mapping[str, Sequence[Tensor]]) -> Tensor | None:
+        """(B,) which rows' ids, as far as they are picked before this decision, are all that their action needs; None where none needs fewer than others."""
+        tokenizer = self.model.by_name[decision.names[0]].tokenizer
+        if tokenizer.padding_id is None or not decision.slot:
+            return None
+        return tokenizer.complete(torch.cat(list(picked[decision.names[0]]), dim=1))
+
+    def padding(self, decision: Decision) -> Tensor:
+        """(1, n) the padding of a field from the decision's slot on."""
+        tokenizer = self.model.by_name[decision.names[0]].tokenizer
+        assert tokenizer.padding_id is not None
+        return torch.full((1, tokenizer.num_tokens - decision.slot), tokenizer.padding_id, device=self.device)
 
     def stream(self, state: PolicyState, hidden: Tensor) -> ModelStream:
         """The tokens so far, of which an action's first comes next, on the state's own context; `hidden` is what `look` gave."""
@@ -239,7 +314,8 @@ class Policy(Actor):
         return {name: self.model.predict(name, hidden) for name in self.decisions[0].names}
 
     def look(self, state: PolicyState, observations: Mapping[str, Array], first: Begins) -> Tensor:
-        """The hidden vector (B, D) from which an action is decided, after one forward of what came since the last one: [a₍ₜ₋₁₎, Rₜ, sₜ].
+        """The hidden vector (B, D) from which an action, or a chunk of them, is decided, after one forward of what came since the last one:
+        [a₍ₜ₋₁₎, Rₜ, sₜ].
 
         `observations` are the parts of the observations by path, (B, …) each; rows in `first` begin an episode. Where two conditions are compared it is
         (2B, D): first the wanted return, then the middle one of the data."""
@@ -275,13 +351,14 @@ class Policy(Actor):
         # nobody sees a value; and who still acts has not terminated
         values |= {"value": np.zeros(rows, np.float32), "terminal": np.zeros(rows, np.int64)}
         values |= {name: observations[leaf.path] for name, leaf in self.observed.items()}
-        return values | {name: state.actions[leaf.path] for name, leaf in self.acted.items()}
+        actions = state.actions if self.block_length == 1 else state.chunks
+        return values | {name: actions[leaf.path] for name, leaf in self.acted.items()}
 
     def to_actions(self, tokens: Mapping[str, Tensor], name: str) -> Array:
-        """The tokens of the fields, ids (B, n) or vectors (B, n, d) → (B, …) actions inside their part of the action space, in its dtype. Where several
-        fields tell of one part, it is their sum."""
+        """The tokens of the fields, ids (B, n) or vectors (B, n, d) → (B, …) actions inside their part of the action space, in its dtype, or chunks
+        (B, H, …) of them. Where several fields tell of one part, it is their sum."""
         parts = [
-            self.model.by_name[field].tokenizer.decode(given.unsqueeze(1)).squeeze(1)
+            self.model.decode(self.model.by_name[field], given.unsqueeze(1)).squeeze(1)
             for field, given in tokens.items()
             if self.model.by_name[field].source == name
         ]
@@ -290,12 +367,13 @@ class Policy(Actor):
         return self.limits[name](decoded)
 
     def tokens_of(self, actions: Mapping[str, Array], returns: Array) -> dict[str, Tensor]:
-        """The tokens (B, n) or (B, n, d) of each field that is decided, from an action's parts (B, …) by path and the returns-to-go (B,), in env units."""
+        """The tokens (B, n) or (B, n, d) of each field that is decided, from an action's parts (B, …), or chunks (B, H, …) of them, by path and the
+        returns-to-go (B,), in env units."""
         values = {name: self.tensor(np.array(actions[leaf.path])[:, None]) for name, leaf in self.acted.items()}
         values["return"] = self.tensor(returns[:, None])
         names = dict.fromkeys(name for decision in self.decisions for name in decision.names)
         fields = [self.model.by_name[name] for name in names]
-        return {f.name: f.tokenizer.encode(values[f.source])[:, 0] for f in fields}
+        return {f.name: self.model.encode(f, values)[:, 0] for f in fields}
 
     def sample(
         self,

@@ -106,6 +106,7 @@ class Rows:
         self.arm()
         masks = self.allowed(idle)
         self.shown = self.parts(self.observations)
+        self.state.idle = idle
         with self.timing.adding("model_seconds"):
             self.actions, self.state = self.policy.predict(
                 unflatten(self.policy.observation_space, self.shown),

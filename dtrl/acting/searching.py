@@ -37,7 +37,7 @@ def search(
     observations: Mapping[str, npt.NDArray[Any]],
 ) -> dict[str, Tensor]:
     """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context is then told
-    all but the last, as by `Policy.decide`; rows in `first` begin an episode. The policy has passed `check_search`."""
+    all but the last, or all, as by `Policy.decide`; rows in `first` begin an episode. The policy has passed `check_search`."""
     decisions, rows = policy.decisions, len(state.timesteps)
     stream = policy.stream(state, hidden)
     if config.strategy == "plan":
@@ -67,10 +67,13 @@ def search(
             before = state.speculation
             state.speculation = found.speculation if before is None else before + found.speculation
         if in_place:
+            if decisions[-1].fed:
+                stream.tell(ids[:, -1:])
             state.context = stream.context
             return by_field(policy, ids)
-    if len(decisions) > 1:
-        stream.tell(ids[:, :-1].repeat(policy.conditions, 1))
+    told = ids if decisions[-1].fed else ids[:, :-1]
+    if told.shape[1]:
+        stream.tell(told.repeat(policy.conditions, 1))
     return by_field(policy, ids)
 
 

@@ -41,12 +41,27 @@ class PolicyState:
     """What the model that guesses ahead looks back on, where one does; None where it has seen nothing, or has missed a step."""
     speculation: Any = None
     """How well a draft has guessed so far (`dtrl.decoding.progress.Speculation`)."""
+    chunks: dict[str, Array] = field(default_factory=dict)
+    """Path → (B, H, …) the actions that were decided last, where several are decided at once, in env units."""
+    left: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """(B,) how many of them are still to be executed."""
+    idle: npt.NDArray[np.bool_] | None = None
+    """(B,) rows in which no episode is played, and for which nothing has to be decided; None where that is not known."""
     started: bool = False
 
 
 def zero_where(first: Begins, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Counts (B,) of which those of rows that begin an episode are 0."""
     return counts if first is None else np.where(first, 0, counts)
+
+
+def replaced(
+    counts: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], by: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Counts (B,) of which those of the rows (B′,) are others (B′,); the given ones stay as they are."""
+    out = counts.copy()
+    out[rows] = by
+    return out
 
 
 def kept_steps(length: int) -> int:

@@ -44,6 +44,12 @@ class KeyValueState:
             self.keys_values[:, torch.from_numpy(rows).to(self.keys_values.device)], self.lengths[rows]
         )
 
+    def put(self, rows: npt.NDArray[np.int64], others: "KeyValueState") -> None:
+        """Let the given rows be those of a state that was made by `select`."""
+        self.keys_values[:, torch.from_numpy(rows).to(self.keys_values.device)] = others.keys_values
+        self.lengths = self.lengths.copy()
+        self.lengths[rows] = others.lengths
+
     def uniform(self) -> int | None:
         """The length of all rows where they agree: then slots are slices, and masks are known beforehand."""
         first = int(self.lengths[0])

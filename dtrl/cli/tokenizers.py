@@ -43,6 +43,12 @@ def add_parser(verbs: Any) -> None:
     report.add_argument(
         "--bins", type=int, metavar="K", help="ids, of tokenizers that leave the number open (default: their own)"
     )
+    report.add_argument(
+        "--chunk-length",
+        type=int,
+        metavar="H",
+        help="steps that are tokenized together (default: each tokenizer's own)",
+    )
     report.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw errors and frequencies")
     add_modules(report)
     add_json(report)
@@ -54,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dtrl.evaluation.tokens import report_tokens
 
     trajectories = load(given(arguments, SourceConfig, DataConfig))
-    report = report_tokens(trajectories, arguments.field, arguments.tokenizers, arguments.bins)
+    report = report_tokens(trajectories, arguments.field, arguments.tokenizers, arguments.bins, arguments.chunk_length)
     print(report.table())
     write_json(arguments.json, report.to_dict())
     if arguments.plot is not None:

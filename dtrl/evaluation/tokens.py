@@ -16,7 +16,7 @@ from gymnasium import spaces
 from dtrl.errors import InputError, did_you_mean
 from dtrl.evaluation.report import aligned, plain
 from dtrl.spaces import Space, leaves
-from dtrl.tokenizers import TOKENIZERS, Tokenizer
+from dtrl.tokenizers import TOKENIZERS, Tokenizer, tokenizer_of_chunks
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
@@ -118,19 +118,33 @@ class TokenReport:
 
 
 def report_tokens(
-    trajectories: Trajectories, field: str = "action", tokenizers: Sequence[str] | None = None, bins: int | None = None
+    trajectories: Trajectories,
+    field: str = "action",
+    tokenizers: Sequence[str] | None = None,
+    bins: int | None = None,
+    chunk_length: int | None = None,
 ) -> TokenReport:
-    """Fit and measure the named tokenizers, by default every one of the table that is for the field's space; `bins` ids, where that can be chosen.
+    """Fit and measure the named tokenizers, by default every one of the table that is for the field's space; `bins` ids, where that can be chosen, and
+    chunks of `chunk_length` steps in place of their own.
 
-    Raises InputError for a field, a tokenizer or a number of bins that there is not, for a tokenizer of other spaces, and for fewer than 2 episodes."""
+    Raises InputError for a field, a tokenizer or a number of bins or steps that there is not, for a tokenizer of other spaces, and for fewer than 2
+    episodes."""
     names = check_names(field, tokenizers)
+    if chunk_length is not None and chunk_length < 1:
+        raise InputError(f"chunk_length {chunk_length} must be a positive number of steps.")
+
+    def made(name: str, space: Space) -> Tokenizer | None:
+        if chunk_length is None:
+            return TOKENIZERS[name].for_space(space, bins)
+        return tokenizer_of_chunks(name, space, bins, chunk_length)
+
     held_out = held_out_episodes(trajectories)
     starts, lengths = trajectories.episode_starts, trajectories.episode_lengths
     results, skipped = [], []
     parts = parts_of(trajectories, field)
     for part, space, column in parts:
         for name in names:
-            tokenizer = TOKENIZERS[name].for_space(space, bins)
+            tokenizer = made(name, space)
             if tokenizer is None:
                 continue
             h = tokenizer.block_length
@@ -145,7 +159,7 @@ def report_tokens(
         raise InputError(f"{skipped[0]}; choose another tokenizer, or give longer episodes.")
     measured = {result.tokenizer for result in results}
     if tokenizers is not None and (unfit := [name for name in names if name not in measured]):
-        fits = [name for name, kind in TOKENIZERS.items() if any(kind.for_space(space, bins) for _, space, _ in parts)]
+        fits = [name for name in TOKENIZERS if any(made(name, space) for _, space, _ in parts)]
         raise InputError(
             f"the tokenizer {unfit[0]!r} is not for the {field} of {trajectories.origin.name}, {parts[0][1]}; choose of {', '.join(fits)}."
         )

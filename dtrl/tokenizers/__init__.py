@@ -1,5 +1,6 @@
 """Values in env units ↔ tokens. One file a kind; a new one is a file here, a row in `TOKENIZERS`, and its tests."""
 
+from dtrl.spaces import Space
 from dtrl.tokenizers.base import Fitted, Tokenizer, numbers_of
 from dtrl.tokenizers.bins import Quantile, Uniform
 from dtrl.tokenizers.byte_pairs import BytePairs
@@ -15,6 +16,7 @@ from dtrl.tokenizers.mu_law import MuLaw
 from dtrl.tokenizers.offset import Offset
 from dtrl.tokenizers.one_hot import OneHot
 from dtrl.tokenizers.sequential import Sequential
+from dtrl.tokenizers.steps import Steps
 from dtrl.tokenizers.vector_quantization import VectorQuantization
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {
@@ -52,8 +54,21 @@ __all__ = [
     "OneHot",
     "Quantile",
     "Sequential",
+    "Steps",
     "Tokenizer",
     "Uniform",
     "VectorQuantization",
     "numbers_of",
+    "tokenizer_of_chunks",
 ]
+
+
+def tokenizer_of_chunks(kind: str, space: Space, size: int | None, block_length: int) -> Tokenizer | None:
+    """One of the table for chunks of so many steps of a simple space: seen as a whole where it can, else step by step. None where it is not for the space.
+
+    `size` is the number of ids, where that can be chosen."""
+    whole = TOKENIZERS[kind].for_chunks(space, size, block_length)
+    if whole is not None:
+        return whole
+    one = TOKENIZERS[kind].for_space(space, size)
+    return one if one is None or block_length == 1 else Steps(one, block_length)

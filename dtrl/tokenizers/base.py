@@ -1,6 +1,7 @@
 """What every tokenizer offers, and the checks that those share whose numbers are fitted."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +26,8 @@ class Tokenizer(nn.Module, ABC):
     """Entries of a real-vector token, d; 1 for ids."""
     grid: tuple[int, int, int] | None = None
     """(C, H, W) where a token is an image, of d = C · H · W entries, which convolutions may embed; else None."""
+    sizes: Sequence[int] | None = None
+    """Of several choices at once: the numbers of their values, which each id, or each part of the vector, has; else None."""
     padding_id: int | None = None
     """Id that fills up a block which needs fewer than n tokens; None where every block needs all."""
 
@@ -32,6 +35,11 @@ class Tokenizer(nn.Module, ABC):
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """One for values of a simple space, with its defaults; None where it is not for such a space. `size` is the number of ids, where that can be
         chosen."""
+        return None
+
+    @classmethod
+    def for_chunks(cls, space: Space, size: int | None, block_length: int) -> Self | None:
+        """The same for chunks of h = `block_length` steps, seen as a whole; None where it sees one step at a time."""
         return None
 
     @abstractmethod
@@ -45,6 +53,10 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def decode(self, tokens: Tensor) -> Tensor:
         """The inverse of `encode`: (B, T/h, n) or (B, T/h, n, d) → (B, T, …) env units."""
+
+    def complete(self, ids: Tensor) -> Tensor:
+        """(B, j) the first j ids of blocks → (B,) bool: those that need no more, so that nothing but `padding_id` follows."""
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
     def outside(self, x: Tensor) -> Tensor:
         """(B, T, …) env units → bool of the same shape: the values beyond the range that `encode` can express. It clips them to it and drops nothing."""

@@ -69,10 +69,14 @@ class BytePairs(Fitted):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """For the ids of a Discrete space that count from 0: frequent sequences of actions become single ids."""
+        return cls.for_chunks(space, size, STEPS)
+
+    @classmethod
+    def for_chunks(cls, space: Space, size: int | None, block_length: int) -> Self | None:
         if not isinstance(space, spaces.Discrete) or space.start:
             return None
         alphabet = int(space.n)
-        return cls(alphabet, vocab_size=max(size or 256, alphabet + 1), block_length=STEPS)
+        return cls(alphabet, vocab_size=max(size or 256, alphabet + 1), block_length=block_length)
 
     def fit(self, x: Array) -> None:
         """Learn the merges from ids (N, h, …), or (N, …) where h = 1."""
@@ -93,6 +97,10 @@ class BytePairs(Fitted):
     def outside(self, x: Tensor) -> Tensor:
         ids = self.values(x)
         return self.shaped((ids < 0) | (ids >= self.alphabet))
+
+    def complete(self, ids: Tensor) -> Tensor:
+        """Where a row has padding already, or its ids stand for all n symbols."""
+        return (ids == self.padding_id).any(dim=1) | (self.lengths[ids].sum(dim=1) >= self.num_tokens)
 
     def merged(self, rows: Tensor) -> Tensor:
         """(R, n) symbols → (R, n). In each row the pair learned first is merged, left to right, until no learned pair is left: the same as to

@@ -94,7 +94,12 @@ class FiniteScalar(Chunked):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """For vectors, with the largest published levels that make no more than `size` codes."""
-        return cls(space.shape, published_levels(size or 1024), box=space) if is_vector(space) else None
+        return cls.for_chunks(space, size, STEPS)
+
+    @classmethod
+    def for_chunks(cls, space: Space, size: int | None, block_length: int) -> Self | None:
+        levels = published_levels(size or 1024)
+        return cls(space.shape, levels, block_length=block_length, box=space) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Train on chunks (N, h, …), or (N, …) where h = 1."""

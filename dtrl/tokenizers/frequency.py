@@ -53,7 +53,11 @@ class Frequency(Chunked):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """For vectors. The number of ids follows from the scale."""
-        return cls(space.shape, box=space) if is_vector(space) else None
+        return cls.for_chunks(space, size, STEPS)
+
+    @classmethod
+    def for_chunks(cls, space: Space, size: int | None, block_length: int) -> Self | None:
+        return cls(space.shape, block_length=block_length, box=space) if is_vector(space) else None
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Set the normalisation from chunks (N, h, …), or (N, …) where h = 1."""

@@ -11,7 +11,7 @@ from dtrl.errors import InputError
 from dtrl.spaces import Space
 from dtrl.tokenizers.base import Tokenizer
 from dtrl.tokenizers.byte_pairs import BytePairs
-from dtrl.tokenizers.frequency import Frequency
+from dtrl.tokenizers.frequency import STEPS, Frequency
 
 IDS = 1024
 """As published for FAST."""
@@ -43,7 +43,11 @@ class Sequential(Tokenizer):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """Frequencies and byte pairs, which is FAST, for vectors."""
-        frequency = Frequency.for_space(space)
+        return cls.for_chunks(space, size, STEPS)
+
+    @classmethod
+    def for_chunks(cls, space: Space, size: int | None, block_length: int) -> Self | None:
+        frequency = Frequency.for_chunks(space, None, block_length)
         if frequency is None:
             return None
         ids = max(size or IDS, frequency.vocab_size + 1)
@@ -77,6 +81,9 @@ class Sequential(Tokenizer):
         """(B, T/h, n) → (B, T, …)."""
         middle = self.second.decode(tokens)
         return self.first.decode(middle.reshape(*middle.shape[:2], *self.block_shape))
+
+    def complete(self, ids: Tensor) -> Tensor:
+        return self.second.complete(ids)
 
     def outside(self, x: Tensor) -> Tensor:
         return self.first.outside(x)

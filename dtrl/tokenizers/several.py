@@ -16,6 +16,7 @@ from dtrl.tokenizers.base import Tokenizer
 class SeveralChoices(Tokenizer):
     """Values (…) of which choice i is one of `start[i] … start[i] + sizes[i] − 1`. Nothing is fitted."""
 
+    sizes: list[int]
     start: Tensor
     last: Tensor
     block_length = 1
@@ -49,7 +50,7 @@ class SeveralChoices(Tokenizer):
 
     def counted(self, x: Tensor) -> Tensor:
         """(B, T, …) → (B, T, choices) int64, each from 0 on; below 0 or above `last` for a value outside the space."""
-        return x.flatten(2).long() - self.start
+        return (x.flatten(2) if x.dim() > 2 else x.unsqueeze(2)).long() - self.start
 
     def ids(self, x: Tensor) -> Tensor:
         """`counted`, with the nearest id for a value outside the space, as padding has to be something."""

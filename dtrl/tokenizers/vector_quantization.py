@@ -157,7 +157,13 @@ class VectorQuantization(Chunked):
     @classmethod
     def for_space(cls, space: Space, size: int | None = None) -> Self | None:
         """Two layers, for vectors."""
-        return cls(space.shape, size or 256, layers=2, box=space) if is_vector(space) else None
+        return cls.for_chunks(space, size, 1)
+
+    @classmethod
+    def for_chunks(cls, space: Space, size: int | None, block_length: int) -> Self | None:
+        return (
+            cls(space.shape, size or 256, layers=2, block_length=block_length, box=space) if is_vector(space) else None
+        )
 
     def fit(self, x: npt.NDArray[Any]) -> None:
         """Train on chunks (N, h, …), or (N, …) where h = 1."""

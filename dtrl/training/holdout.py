@@ -23,16 +23,18 @@ class HeldOut:
 
     def __init__(self, policy: Policy, trajectories: Trajectories, length: int, batch_size: int) -> None:
         self.policy = policy
-        self.windows = Windows(trajectories, length, batch_size, names=policy.model.sources)
+        h = policy.model.block_length
+        self.windows = Windows(trajectories, length, batch_size, names=policy.model.sources, block_length=h)
         pairs = zip(trajectories.episode_starts, trajectories.episode_ends, strict=True)
-        begins = np.concatenate([np.arange(start, end, length) for start, end in pairs])
+        begins = np.concatenate([np.arange(start, end, h * length) for start, end in pairs])
         if len(begins) > MAX_WINDOWS:
             begins = begins[np.linspace(0, len(begins) - 1, MAX_WINDOWS).round().astype(np.int64)]
         self.starts = [begins[i : i + batch_size] for i in range(0, len(begins), batch_size)]
 
     def measure(self) -> dict[str, float]:
         """Scalars by tag: `val/loss`; `val/log_likelihood`, of an action given its past, in nats (of a deterministic head, minus the mean squared error in
-        token units); and of each part of the action `val/action_rmse` in its own units, or `val/action_accuracy`. Draws no random number."""
+        token units); and of each part of the action `val/action_rmse` in its own units, or `val/action_accuracy`. Where a block has several steps, an action is
+        a chunk of them. Draws no random number."""
         model, sums = self.policy.model, defaultdict[str, float](float)
         was_training = model.training
         model.eval()

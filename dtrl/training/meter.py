@@ -14,8 +14,8 @@ class Meter:
     """Means over the updates since the last reading. `hardware` is (FLOPs of an update, FLOP/s of a matrix product here), where both were counted."""
 
     def __init__(self, model: SequenceModel, config: TrainingConfig, window: int) -> None:
-        self.steps_per_update = config.batch_size * window
-        self.tokens_per_step = model.tokens_per_step
+        self.steps_per_update = config.batch_size * window * model.block_length
+        self.tokens_per_step = model.tokens_per_step / model.block_length
         self.fields = list(model.head_of)
         self.bounded = model.bounded
         self.hardware: tuple[int, float] | None = None

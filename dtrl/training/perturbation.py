@@ -79,7 +79,7 @@ class Perturbation:
         self.model.train(was_training)
         for name in self.own:
             f = self.model.by_name[name]
-            actions = f.tokenizer.decode(distributions[name].mode)
+            actions = self.model.decode(f, distributions[name].mode)
             if f.source in self.bounds:
                 low, high = self.bounds[f.source]
                 actions = torch.minimum(torch.maximum(actions, low), high)

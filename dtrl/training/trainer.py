@@ -140,6 +140,7 @@ class Trainer:
             config.sampling,
             config.seed,
             names=[*self.model.sources, EPISODE_RETURN] if config.conservative else self.model.sources,
+            block_length=self.model.block_length,
         )
         self.policy = Policy(
             self.model,

@@ -15,7 +15,7 @@ from dtrl.errors import InputError
 from dtrl.evaluation.plots import save_figure
 from dtrl.evaluation.token_plots import tokens_figure
 from dtrl.evaluation.tokens import block_rows, report_tokens
-from dtrl.tokenizers import TOKENIZERS, Fitted, Uniform
+from dtrl.tokenizers import TOKENIZERS, Fitted, Frequency, Uniform
 from dtrl.tokenizers.bins import is_vector
 
 
@@ -134,6 +134,20 @@ def test_a_tokenizer_of_blocks_is_measured_and_the_rest_left_out(random_trajecto
         result.rmse, np.sqrt(np.square((sums > 0).repeat(2)[:, None] - data.actions[16:22]).mean(0)), rtol=1e-6
     )
     assert "pairs: 3 steps at the ends of episodes fill no block of 2 and are left out" in report.table()
+
+
+def test_chunks_of_any_length_are_measured(random_trajectories, table):
+    """Bins lose the same, whatever number of steps they come in; a whole chunk's frequencies are another number of ids."""
+    table["frequency"] = Frequency
+    data = random_trajectories([9, 7, 8, 6])
+    names = ["uniform", "frequency"]
+    one, three = (report_tokens(data, tokenizers=names, bins=16, chunk_length=h).results for h in (1, 3))
+    assert [result.block_length for result in (*one, *three)] == [1, 1, 3, 3]
+    assert [result.tokens_per_step for result in (*one, *three)] == [2, 2, 2, 2]
+    assert [result.left_out for result in (*one, *three)] == [0, 0, 3, 3]
+    assert three[0].max_abs.max() <= 1 / 15 + 1e-6
+    with pytest.raises(InputError, match=r"chunk_length 0 must be a positive number of steps\.$"):
+        report_tokens(data, chunk_length=0)
 
 
 def test_episodes_shorter_than_a_block_are_said(random_trajectories, table):

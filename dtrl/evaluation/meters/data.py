@@ -36,15 +36,15 @@ def examine_data(trajectories: Trajectories, config: ModelConfig) -> list[Findin
 
 
 def long_context(trajectories: Trajectories, config: ModelConfig) -> list[tuple[str, str]]:
-    lengths = trajectories.episode_lengths
-    shorter = float((lengths < config.context_length).mean())
+    lengths, h = trajectories.episode_lengths, config.chunk_length
+    shorter = float((lengths < config.context_length * h).mean())
     if config.attention == "full" or shorter <= 0.5:
         return []
     says = (
-        f"context_length {config.context_length} is longer than {shorter:.0%} of the episodes "
+        f"context_length {config.context_length}{f' (blocks of {h} steps)' if h > 1 else ''} is longer than {shorter:.0%} of the episodes "
         f"(their median is {np.median(lengths):.0f} steps): most of a window is padding."
     )
-    return [(says, f"--context-length {max(1, int(np.median(lengths)))}.")]
+    return [(says, f"--context-length {max(1, int(np.median(lengths)) // h)}.")]
 
 
 def few_returns(trajectories: Trajectories) -> list[tuple[str, str]]:

@@ -51,6 +51,8 @@ def exposure_bias(
     The excess accumulated error is R(l) / (l·ε) − 1 [Arora et al. 2022, arXiv:2204.01171]: R(l) adds up the errors of the first l steps on the
     model's own past, l·ε those on the recorded past. The error of an action is its distance from the recorded one, in place of the paper's regret in
     log-probability, which needs the behaviour policy. Trips where the lower end of the 95 % interval, over episodes, is above 0.1."""
+    if policy.block_length > 1:
+        return Finding("exposure bias", None, "a policy that decides chunks of actions is not measured step by step.")
     chosen = np.random.default_rng(seed).permutation(trajectories.num_episodes)[:episodes]
     some, scale = trajectories.select(np.sort(chosen)), ActionScale(trajectories)
     forced, free = (errors_along(policy, some, scale, steps, own) for own in (False, True))

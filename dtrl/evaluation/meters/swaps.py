@@ -43,22 +43,23 @@ class Probes:
         self.rows, self.partners = np.array(rows, dtype=np.int64), np.array(partners, dtype=np.int64)
         if not len(rows):
             return
-        length = window_length(policy.config)
-        windows = Windows(trajectories, length, 1, names=policy.model.sources)
+        length, h = window_length(policy.config), policy.block_length
+        windows = Windows(trajectories, length, 1, names=policy.model.sources, block_length=h)
         steps = self.rows - windows.start_of_step[self.rows]
-        self.last = np.minimum(steps, length - 1)
-        self.batch, self.other = (windows.gather(at - self.last) for at in (self.rows, self.partners))
+        self.last = np.minimum(steps // h, length - 1)
+        self.batch, self.other = (windows.gather(at - h * self.last) for at in (self.rows, self.partners))
         self.recorded = actions_at(trajectories, self.rows)
         self.before = self.actions(self.batch)
 
     def actions(self, batch: Batch) -> dict[str, Array]:
-        """Path → the model's most probable actions (P, …) at the last step of each window, in env units."""
+        """Path → the model's most probable actions (P, …) at the last step of each window, in env units; of a chunk the first."""
         policy, row = self.policy, torch.arange(len(self.rows))
         names = dict.fromkeys(name for decision in policy.decisions for name in decision.names)
         with torch.inference_mode():
             distributions = policy.model(batch.cleared().to(policy.device))
             tokens = {name: distributions[name].mode[row, torch.from_numpy(self.last)] for name in names}
-            return {leaf.path: policy.to_actions(tokens, name) for name, leaf in policy.acted.items()}
+            actions = {leaf.path: policy.to_actions(tokens, name) for name, leaf in policy.acted.items()}
+            return actions if policy.block_length == 1 else {path: chunks[:, 0] for path, chunks in actions.items()}
 
     def moved(self, change: Callable[[str, Tensor, Tensor], Tensor]) -> npt.NDArray[np.float64]:
         """(P,) how far the action moves when each column becomes `change(name, own, other)`."""
