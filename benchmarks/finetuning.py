@@ -1,0 +1,88 @@
+"""What online fine-tuning changes: the same episodes before and after it, and after as many further updates on the data alone.
+
+    python benchmarks/finetuning.py lunarlander/mixed-v0 --target-return 250 --seeds 0 1 2 3 4
+
+For each seed: a policy is trained offline, and fine-tuned; both are asked for the same return in the same 50 episodes, greedily, the last weights of each.
+`--control` also trains for as many updates in all without playing. Prints Markdown; RESULTS.md has a run's."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import dtrl
+from dtrl.acting import Policy
+
+OFFLINE = {"context_length": 20, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
+RESAMPLES = 10_000
+
+
+def returns_of(policy: Policy, target: float, episodes: int) -> npt.NDArray[np.float64]:
+    """(E,) the returns of the same episodes for every policy."""
+    report = dtrl.evaluate(policy.variant(context="block"), [target], episodes, seed=1)
+    return np.array(report.targets[0].returns)
+
+
+def interval(differences: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean of paired differences (seeds, episodes), and its 95 % interval by a bootstrap over seeds and over episodes within each."""
+    random = np.random.default_rng(0)
+    seeds, episodes = differences.shape
+    rows = random.integers(seeds, size=(RESAMPLES, seeds, 1))
+    means = differences[rows, random.integers(episodes, size=(RESAMPLES, seeds, episodes))].mean(axis=(1, 2))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)
+
+
+def line(name: str, differences: Sequence[npt.NDArray[np.float64]]) -> str:
+    mean, low, high = interval(np.stack(differences))
+    return f"{name}: {mean:+,.1f}, 95 % interval {low:+,.1f} … {high:+,.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("--preset", default="dt")
+    parser.add_argument("--target-return", type=float, required=True)
+    parser.add_argument("--offline-updates", type=int, default=1000)
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--round-updates", type=int, default=50)
+    parser.add_argument("--round-episodes", type=int, default=8)
+    parser.add_argument("--buffer-episodes", type=int, default=200)
+    parser.add_argument("--explore-return", type=float)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--control", action="store_true")
+    a = parser.parse_args()
+    data = dtrl.load_trajectories(a.dataset)
+    online: dict[str, Any] = {name: getattr(a, name) for name in ("round_updates", "round_episodes", "buffer_episodes")}
+    online |= {"updates": a.updates, "learning_rate": a.learning_rate, "explore_return": a.explore_return}
+    print("| seed | offline | fine-tuned | as many updates offline | difference | minutes |\n|---|---|---|---|---|---|")
+    gains, controls = [], []
+    for seed in a.seeds:
+        began = time.process_time()
+        policy = dtrl.train(data, preset=a.preset, updates=a.offline_updates, seed=seed, **OFFLINE)
+        before = returns_of(policy, a.target_return, a.episodes)
+        tuned = dtrl.finetune(policy, data, seed=seed, **online)
+        after = returns_of(tuned, a.target_return, a.episodes)
+        minutes = (time.process_time() - began) / 60
+        gains.append(after - before)
+        further = ""
+        if a.control:
+            longer = dtrl.train(data, preset=a.preset, updates=a.offline_updates + a.updates, seed=seed, **OFFLINE)
+            controls.append(after - returns_of(longer, a.target_return, a.episodes))
+            further = f"{(after - controls[-1]).mean():,.1f}"
+        print(
+            f"| {seed} | {before.mean():,.1f} | {after.mean():,.1f} | {further} | {gains[-1].mean():+,.1f} | {minutes:.1f} |",
+            flush=True,
+        )
+    print("\n" + line("fine-tuned less offline", gains))
+    if controls:
+        print(line("fine-tuned less as many updates offline", controls))
+
+
+if __name__ == "__main__":
+    main()
