@@ -366,3 +366,28 @@ def random_play(episodes, seed=0):
     return dtrl.Trajectories.from_arrays(
         *columns, Code.observation_space, Code.action_space, final_observations=finals
     )
+
+
+def achieved(policy):
+    """Mean return of 100 sampled episodes that are asked for the best there is."""
+    return dtrl.evaluate(policy, [len(CODE)], 100, seed=1, env=Code, deterministic=False).targets[0].mean
+
+
+@pytest.mark.slow
+def test_a_poor_policy_gets_better_by_what_it_plays_and_not_by_more_updates():
+    data = random_play(60)
+    small = {"context_length": 4, "width": 32, "layers": 1, "dropout": 0.0, "learning_rate": 3e-3}
+    poor = dtrl.train(data, updates=100, **small)
+    tuned = dtrl.finetune(
+        poor,
+        data,
+        env=Code,
+        updates=300,
+        round_updates=10,
+        round_episodes=8,
+        buffer_episodes=60,
+        learning_rate=3e-3,
+    )
+    longer = dtrl.train(data, updates=400, **small)
+    assert achieved(tuned) > achieved(poor) + 1
+    assert achieved(tuned) > achieved(longer) + 1
