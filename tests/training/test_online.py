@@ -10,7 +10,7 @@ import pytest
 from gymnasium import spaces
 
 import dtrl
-from dtrl.acting.artefact import parameters_sha256
+from dtrl.acting.artefact import load_arrays, parameters_sha256
 from dtrl.acting.runs import newest_checkpoint, sha256
 from dtrl.config import OnlineConfig
 from dtrl.training.experience import EXPERIENCE_FILE, Experience
@@ -211,8 +211,10 @@ def fingerprint_of(logdir):
     ), "a number was logged twice"
     numbers = {key: x for key, x in numbers.items() if key[1] != "train/model_flops_utilization"}
     newest = newest_checkpoint(logdir)
-    files = [sha256(newest / name) for name in ("optimizer.safetensors", EXPERIENCE_FILE)]
-    return json.loads((logdir / "result.json").read_text())["parameters_sha256"], files, numbers
+    arrays, counts = load_arrays(newest / EXPERIENCE_FILE)
+    played = {name: (x.dtype, x.tolist()) for name, x in arrays.items()}
+    optimizer = sha256(newest / "optimizer.safetensors")
+    return json.loads((logdir / "result.json").read_text())["parameters_sha256"], optimizer, played, counts, numbers
 
 
 @pytest.fixture(scope="module")
