@@ -365,9 +365,7 @@ def random_play(episodes, seed=0):
         np.zeros(actions.size, bool),
     )
     finals = np.full(episodes, len(CODE))
-    return dtrl.Trajectories.from_arrays(
-        *columns, Code.observation_space, Code.action_space, final_observations=finals
-    )
+    return dtrl.Trajectories.from_arrays(*columns, Code.observation_space, Code.action_space, final_observations=finals)
 
 
 def achieved(policy):
