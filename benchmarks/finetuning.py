@@ -52,22 +52,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset")
     parser.add_argument("--preset", default="dt")
+    parser.add_argument("--max-return", type=float, help="leave better episodes out of the data")
     parser.add_argument("--target-return", type=float, required=True)
     parser.add_argument("--offline-updates", type=int, default=1000)
-    parser.add_argument("--updates", type=int, default=400)
+    parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--round-updates", type=int, default=25)
     parser.add_argument("--round-episodes", type=int, default=8)
-    parser.add_argument("--buffer-episodes", type=int, default=200)
+    parser.add_argument("--buffer-episodes", type=int, default=100)
     parser.add_argument("--explore-return", type=float)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=64, help="of fine-tuning")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--control", action="store_true")
     a = parser.parse_args()
-    data = dtrl.load_trajectories(a.dataset)
-    online: dict[str, Any] = {name: getattr(a, name) for name in ("round_updates", "round_episodes", "buffer_episodes")}
-    online |= {"updates": a.updates, "learning_rate": a.learning_rate, "explore_return": a.explore_return}
-    online["batch_size"] = OFFLINE["batch_size"]
+    data = dtrl.load_trajectories(a.dataset, max_return=a.max_return)
+    online: dict[str, Any] = {
+        name: getattr(a, name) for name in ("updates", "batch_size", "learning_rate", "explore_return")
+    }
+    online |= {name: getattr(a, name) for name in ("round_updates", "round_episodes", "buffer_episodes")}
     print("| seed | offline | fine-tuned | as many updates offline | CPU minutes |\n|---|---|---|---|---|", flush=True)
     gains, controls = [], []
     for seed in a.seeds:
