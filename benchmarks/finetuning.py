@@ -16,15 +16,15 @@ import numpy.typing as npt
 import dtrl
 from dtrl.acting import Policy
 
-OFFLINE = {"batch_size": 32, "context_length": 20, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
+OFFLINE = {"batch_size": 32, "context_length": 10, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
 RESAMPLES = 10_000
 Returns = npt.NDArray[np.float64]
 
 
 def returns_of(policy: Policy, target: float, episodes: int) -> Returns:
     """(2, E) the returns of the same episodes for every policy: greedy, and sampled."""
-    acting = policy.variant(context="block")
-    reports = [dtrl.evaluate(acting, [target], episodes, seed=1, deterministic=greedy) for greedy in (True, False)]
+    policy = policy.variant(context="block")
+    reports = [dtrl.evaluate(policy, [target], episodes, seed=1, deterministic=greedy) for greedy in (True, False)]
     return np.array([report.targets[0].returns for report in reports])
 
 
@@ -54,14 +54,14 @@ def main() -> None:
     parser.add_argument("--preset", default="dt")
     parser.add_argument("--max-return", type=float, help="leave better episodes out of the data")
     parser.add_argument("--target-return", type=float, required=True)
-    parser.add_argument("--offline-updates", type=int, default=1000)
+    parser.add_argument("--offline-updates", type=int, default=600)
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--round-updates", type=int, default=25)
     parser.add_argument("--round-episodes", type=int, default=8)
     parser.add_argument("--buffer-episodes", type=int, default=100)
     parser.add_argument("--explore-return", type=float)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--batch-size", type=int, default=64, help="of fine-tuning")
+    parser.add_argument("--batch-size", type=int, default=32, help="of fine-tuning")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--control", action="store_true")
@@ -75,7 +75,9 @@ def main() -> None:
     gains, controls = [], []
     for seed in a.seeds:
         began = time.process_time()
-        policy = dtrl.train(data, preset=a.preset, updates=a.offline_updates, seed=seed, **OFFLINE)
+        policy = dtrl.train(data, preset=a.preset, updates=a.offline_updates, seed=seed, **OFFLINE).variant(
+            context="block"
+        )
         before = returns_of(policy, a.target_return, a.episodes)
         after = returns_of(dtrl.finetune(policy, data, seed=seed, **online), a.target_return, a.episodes)
         minutes = (time.process_time() - began) / 60

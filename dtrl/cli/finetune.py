@@ -41,6 +41,11 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("--env", metavar="ID", help="another environment with the same spaces (default: the data's)")
     parser.add_argument(
+        "--context",
+        choices=("window", "block", "banded", "full"),
+        help="what the policy looks back on while it plays (default: as it was trained); block is faster than window",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on from the newest checkpoint of NEW, with the settings of its config.toml",
@@ -127,7 +132,7 @@ def load(arguments: argparse.Namespace) -> "Policy":
     """The policy that is to be fine-tuned."""
     from dtrl.acting import ExportedPolicy, load_policy
 
-    policy = load_policy(arguments.policy)
+    policy = load_policy(arguments.policy, context=arguments.context)
     if isinstance(policy, ExportedPolicy):
         raise InputError(
             f"{arguments.policy} was exported to act, and only a trained model learns on; give the run that it is from."

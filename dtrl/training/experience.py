@@ -53,7 +53,8 @@ class Experience:
         # neither windows ([seed, update]), dropout ([2, seed, update]) nor evaluation ([seed, 0]) draw from this stream
         seeds = np.random.default_rng([3, self.seed, self.rounds]).integers(2**31, size=self.config.round_episodes)
         episodes = [Episode(self.config.explore_return, int(seed)) for seed in seeds]
-        new = rollout(policy, self.env, episodes, deterministic=False)
+        playing = policy.variant(context=self.start.context, context_length=self.start.context_length)
+        new = rollout(playing, self.env, episodes, deterministic=False)
         self.take(new)
         return {
             "online/return": float(new.episode_returns.mean()),
@@ -84,7 +85,13 @@ class Experience:
     def settings(self) -> dict[str, Any]:
         """All that makes a fine-tuning what it is, beside the data and the training settings. Functions that make environments all look alike."""
         env = self.env if isinstance(self.env, str) else "a function"
-        return {**asdict(self.config), "env": env, "begun_from": parameters_sha256(self.start.model)}
+        return {
+            **asdict(self.config),
+            "env": env,
+            "context": self.start.context,
+            "context_length": self.start.context_length,
+            "begun_from": parameters_sha256(self.start.model),
+        }
 
     def summary(self) -> dict[str, Any]:
         """How much experience was used, and from which weights it began: for result.json."""

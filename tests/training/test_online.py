@@ -160,6 +160,16 @@ def test_a_round_depends_on_its_number_and_the_seed_alone_and_its_actions_are_sa
     assert not any(set(a.flat) & set(b.flat) for a in sampled for b in sampled if a is not b)
 
 
+def test_it_is_played_with_the_context_of_the_given_policy(start, data, monkeypatch):
+    played = []
+    monkeypatch.setattr("dtrl.training.experience.rollout", lambda policy, *_, **__: played.append(policy) or data)
+    for policy in (start, start.variant(context="block", context_length=3)):
+        experience_of(policy, data).play(start, 1)
+        assert (played[-1].context, played[-1].context_length) == (policy.context, policy.context_length)
+        assert experience_of(policy, data).settings()["context"] == policy.context
+    assert [policy.context for policy in played] == ["window", "block"]
+
+
 def test_more_is_explored_for_than_the_data_hold(start, data):
     best, median = data.episode_returns.max(), np.median(data.episode_returns)
     assert experience_of(start, data).config.explore_return == pytest.approx(2 * best - median)
