@@ -37,10 +37,10 @@ def finetune(
 ) -> Policy:
     """Fine-tune a policy by what it plays, and return a new one; the given one stays as it is.
 
-    Before updates 1, `round_updates` + 1, … it plays `round_episodes` episodes, asked for `explore_return`, with actions sampled at temperature 1 and the
-    context of the given policy (`block` plays several times as fast as `window`), in `env` (by default that of its data). They go into a buffer that begins with the best episodes of `trajectories`, and of which the windows are drawn.
-    Updates are counted from 1, and the optimiser begins anew. Further options are the fields of `OnlineConfig` and `TrainingConfig`; `logdir`, `resume`,
-    `callbacks` and interrupts are as in `train`.
+    Before updates 1, `round_updates` + 1, … it plays `round_episodes` episodes in `env` (by default that of its data), asked for `explore_return`, with
+    actions sampled at temperature 1 and the context of the given policy (`block` is several times as fast as `window`). They go into a buffer that begins
+    with the best episodes of `trajectories`, and of which the windows are drawn. Updates are counted from 1, and the optimiser begins anew. Further
+    options are the fields of `OnlineConfig` and `TrainingConfig`; `logdir`, `resume`, `callbacks` and interrupts are as in `train`.
 
     Raises InputError, before anything is written, for a policy that cannot explore (its actions are not drawn from a distribution, or it is told no
     return), for data or an environment of other spaces than the policy's, for wrong options, and as `train` does."""
