@@ -64,6 +64,8 @@ class History:
 class PeerActor(Actor):
     """The model behind dtrl's interface for acting, so that one loop plays the episodes of both."""
 
+    told_return = True
+
     def __init__(self, model: Any, config: ModelConfig, data: Trajectories) -> None:
         super().__init__(data.observation_space, data.action_space, DataSummary.of(data), None, None)
         self.model, self.config, self.updates = model, config, 0

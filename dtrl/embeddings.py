@@ -20,7 +20,14 @@ def embedding(tokenizer: Tokenizer, width: int, encoder: str = "conv") -> nn.Mod
         return Vectors(tokenizer.token_width, width)
     if tokenizer.num_tokens > 1:
         return SlotTables(tokenizer.num_tokens, tokenizer.vocab_size, width)
-    return nn.Embedding(tokenizer.vocab_size, width)
+    return initialized(nn.Embedding(tokenizer.vocab_size, width))
+
+
+def initialized(table: nn.Embedding) -> nn.Embedding:
+    """The table with rows of deviation 0.02: torch's unit deviation would drown the timestep that is added, and with it which of many tokens are of the
+    same step."""
+    nn.init.normal_(table.weight, std=0.02)
+    return table
 
 
 class SlotTables(nn.Module):
@@ -30,9 +37,7 @@ class SlotTables(nn.Module):
 
     def __init__(self, slots: int, vocab_size: int, width: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(slots * vocab_size, width)
-        # torch's unit deviation would drown the timestep that is added, and with it which of many tokens are of the same step
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = initialized(nn.Embedding(slots * vocab_size, width))
         self.register_buffer("first", torch.arange(slots) * vocab_size, persistent=False)
 
     def forward(self, ids: Tensor, slot: int = 0) -> Tensor:

@@ -449,6 +449,16 @@ def test_what_needs_a_dataset_that_is_not_here_is_left_out(session, capsys):
     assert session.executed == 0
 
 
+def test_every_promise_names_tests_that_there_are():
+    named, file = [], ""
+    for found, test in re.findall(r"`([\w/]+\.py|…)::(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()):
+        file = file if found == "…" else found
+        named.append((file, test))
+    assert len(named) > 50
+    texts = {file: (ROOT / "tests" / file).read_text() for file, _ in named}
+    assert not [(file, test) for file, test in named if f"def {test}(" not in texts[file]]
+
+
 def test_numbers_are_made_small():
     assert reduce("dtrl train a/b-v0 --updates 10_000 --episodes=100") == "dtrl train a/b-v0 --updates 10 --episodes=2"
     assert (

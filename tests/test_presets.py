@@ -297,11 +297,13 @@ def test_an_option_of_another_preset_is_refused(random_trajectories, options, me
         resolve(ModelConfig(**options), random_trajectories([4]))
 
 
-@pytest.mark.parametrize("preset", ["tt", "dt_discrete"])
-def test_tables_of_ids_do_not_drown_the_timestep_at_the_beginning(random_trajectories, preset):
-    _, model = made(random_trajectories([9, 7]), preset=preset, width=32)
+@pytest.mark.parametrize(("preset", "actions"), [("tt", "vectors"), ("dt_discrete", "vectors"), ("dt", "discrete")])
+def test_tables_of_ids_do_not_drown_the_timestep_at_the_beginning(random_trajectories, preset, actions):
+    options = {"action_space": spaces.Discrete(40)} if actions == "discrete" else {}
+    _, model = made(random_trajectories([9, 7], **options), preset=preset, width=32)
     time = model.timestep_embedding.weight.std().item()
-    tables = [layer.table.weight for layer in model.embeddings.values() if isinstance(layer, SlotTables)]
+    layers = [layer.table if isinstance(layer, SlotTables) else layer for layer in model.embeddings.values()]
+    tables = [layer.weight for layer in layers if isinstance(layer, torch.nn.Embedding)]
     assert tables
     for table in tables:
         assert table.std().item() == pytest.approx(time, rel=0.3)

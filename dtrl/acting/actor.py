@@ -34,6 +34,8 @@ class Actor(ABC):
     context_length: int
     updates: int
     config: ModelConfig
+    told_return: bool = False
+    """Whether the model is told the return that is asked for. Others act alike whatever it is."""
     rows: int | None = None
     """How many environments it can act in at once, where that is fixed."""
 

@@ -57,7 +57,8 @@ class ExportedPolicy(Actor):
         self.context, self.context_length = document["context"], document["context_length"]
         model = document["network"]
         self.names, self.width, self.heads = model["names"], model["width"], model["heads"]
-        if self.decoding.clip_return and "return" not in self.names:
+        self.told_return = "return" in self.names
+        if self.decoding.clip_return and not self.told_return:
             raise no_return_to_clip(self.config.preset)
         self.ages = np.array(model["ages"])[None, None]
         self.band = None if model["band"] is None else (int(model["band"][0]), int(model["band"][1]))

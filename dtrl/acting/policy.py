@@ -105,6 +105,7 @@ class Policy(Actor):
         begin = seen.index(acting[0]) if acting else len(seen)
         self.before = seen[:begin]
         """Fields of a step that are known before anything of it is decided."""
+        self.told_return = "return" in self.before
         last = self.decisions[-1]
         pending = list(last.names) if model.by_name[last.names[0]].in_context else []
         self.after = pending + seen[begin + len(acting) :]
@@ -115,11 +116,11 @@ class Policy(Actor):
         self.ages = np.array([1] * self.tokens_after + [0] * tokens[1])
         self.conditions = 2 if self.decoding.paired else 1
         """Rows of the context an environment has: guidance and contrast compare two returns."""
-        if self.conditions == 2 and "return" not in self.before:
+        if self.conditions == 2 and not self.told_return:
             raise InputError(
                 f"guidance and contrast compare the wanted return with another, and preset {config.preset} is told none; leave them out."
             )
-        if self.decoding.clip_return and "return" not in self.before:
+        if self.decoding.clip_return and not self.told_return:
             raise no_return_to_clip(config.preset)
         if not any(
             decision.asks and model.by_name[decision.names[0]].tokenizer.vocab_size for decision in self.decisions

@@ -134,6 +134,7 @@ def play(
             "deterministic": greedy,
             "updates": policy.updates,
             "preset": policy.config.preset,
+            "told_return": policy.told_return,
         },
         timing=timing,
     )

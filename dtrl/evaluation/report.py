@@ -101,6 +101,11 @@ class Report:
         """Spearman's correlation of the returns asked for and the means achieved; None when it has no meaning."""
         return rank_correlation([t.target_return for t in self.targets], [t.mean for t in self.targets])
 
+    @property
+    def told_return(self) -> bool:
+        """Whether the policy was told what is asked for."""
+        return bool(self.settings.get("told_return", True))
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values, without its timing: the same for the same evaluation. A number that is not finite becomes None: JSON has no
         NaN."""
@@ -176,7 +181,7 @@ class Report:
         show = _format([*means, *(end for pair in ends for end in pair)])
         width = max((len(show(end)) for pair in ends for end in pair), default=0)
         columns = [
-            ("asked", [f"{t.target_return:,.6g}" for t in self.targets]),
+            ("asked", [f"{t.target_return:,.6g}" if self.told_return else "–" for t in self.targets]),
             ("achieved", [show(mean) for mean in means]),
             ("95 % interval", [f"[{show(low):>{width}}, {show(high):>{width}}]" for low, high in ends]),
         ]
@@ -193,6 +198,8 @@ class Report:
             notes.append(f"normalised: 0 is random ({r.random:,.6g}), 100 is expert ({r.expert:,.6g}); {r.source}")
         if self.calibration is not None:
             return [*notes, *self.calibration.lines()]
+        if not self.told_return:
+            return [*notes, "this policy is told no return: it acts the same whatever is asked for"]
         correlation = self.rank_correlation
         if correlation is None:
             shown = "undefined (needs two targets, and means, that differ)"

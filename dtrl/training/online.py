@@ -64,7 +64,7 @@ def check_policy(policy: Policy) -> None:
         raise InputError(
             "the policy was exported to act, and only a trained model learns on; give the run that it is from."
         )
-    if "return" not in policy.before:
+    if not policy.told_return:
         raise InputError(
             f"preset {policy.config.preset} is told no return, so it cannot be asked to explore for a higher one; fine-tune a policy of preset odt or dt."
         )

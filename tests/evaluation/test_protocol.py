@@ -59,6 +59,15 @@ def test_a_report_holds_the_returns_of_the_episodes_played(policy_for, scripted_
     assert set(zip(begun, played.episode_returns, strict=True)) <= set(diary)
 
 
+@pytest.mark.parametrize(("preset", "told"), [("dt", True), ("rvs", True), ("bc", False), ("mgdt", False)])
+def test_a_report_says_whether_the_policy_was_told_what_is_asked_for(policy_for, scripted_env, preset, told):
+    report, _ = play(policy_for(preset=preset), [7.0], 2, 0, None, env=scripted_env)
+    assert report.told_return is told
+    lines = report.table().splitlines()
+    assert ("7" in lines[4].split()[0]) is told
+    assert lines[-1].startswith("rank correlation" if told else "this policy is told no return")
+
+
 def test_every_target_is_asked_from_the_same_starts(policy_for, scripted_env):
     _, played = play(policy_for(), TARGETS, 5, 0, None, env=scripted_env)
     starts = played.observations[played.episode_starts].reshape(3, 5, -1)
@@ -157,6 +166,7 @@ def test_the_report_tells_how_it_was_made(policy_for, scripted_env):
         "deterministic": False,
         "updates": 17,
         "preset": "dt",
+        "told_return": True,
     }
 
 

@@ -71,6 +71,7 @@ def test_the_command_evaluates_a_saved_model(tmp_path, capsys):
     expected = played(model, "CartPole-v1", np.random.default_rng([0, 0]).integers(2**31, size=2))
     assert document["targets"][0]["returns"] == expected
     assert document["dataset"] == "model.zip"
+    assert "this policy is told no return" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
