@@ -16,7 +16,7 @@ import numpy.typing as npt
 import dtrl
 from dtrl.acting import Policy
 
-OFFLINE = {"batch_size": 32, "context_length": 10, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
+OFFLINE = {"batch_size": 32, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
 RESAMPLES = 10_000
 Returns = npt.NDArray[np.float64]
 
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--preset", default="dt")
     parser.add_argument("--max-return", type=float, help="leave better episodes out of the data")
     parser.add_argument("--target-return", type=float, required=True)
+    parser.add_argument("--context-length", type=int, default=10)
     parser.add_argument("--offline-updates", type=int, default=600)
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--round-updates", type=int, default=25)
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--control", action="store_true")
     a = parser.parse_args()
+    offline: dict[str, Any] = {**OFFLINE, "context_length": a.context_length}
     data = dtrl.load_trajectories(a.dataset, max_return=a.max_return)
     online: dict[str, Any] = {
         name: getattr(a, name) for name in ("updates", "batch_size", "learning_rate", "explore_return")
@@ -75,7 +77,7 @@ def main() -> None:
     gains, controls = [], []
     for seed in a.seeds:
         began = time.process_time()
-        policy = dtrl.train(data, preset=a.preset, updates=a.offline_updates, seed=seed, **OFFLINE).variant(
+        policy = dtrl.train(data, preset=a.preset, updates=a.offline_updates, seed=seed, **offline).variant(
             context="block"
         )
         before = returns_of(policy, a.target_return, a.episodes)
@@ -84,7 +86,7 @@ def main() -> None:
         gains.append(after - before)
         further = ""
         if a.control:
-            longer = dtrl.train(data, preset=a.preset, updates=a.offline_updates + a.updates, seed=seed, **OFFLINE)
+            longer = dtrl.train(data, preset=a.preset, updates=a.offline_updates + a.updates, seed=seed, **offline)
             compared = returns_of(longer, a.target_return, a.episodes)
             controls.append(after - compared)
             further = cell(compared)

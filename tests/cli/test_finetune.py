@@ -47,6 +47,7 @@ def finetune(run, logdir, *arguments):
     return main(["finetune", run, "--logdir", str(logdir), *SMALL, *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_run_is_fine_tuned_and_resumed_on_its_own_data(trained, tmp_path, capsys):
     assert finetune(trained, tmp_path / "whole", "--updates", 5, "--eval-every", 4, "--json", tmp_path / "told.json") == 0  # fmt: skip
     printed = capsys.readouterr().out
@@ -70,6 +71,7 @@ def test_a_run_is_fine_tuned_and_resumed_on_its_own_data(trained, tmp_path, caps
     assert dtrl.load_policy(tmp_path / "parts").updates == 5
 
 
+@pytest.mark.slow
 def test_it_is_another_run_s_and_doctor_and_train_read_it(trained, tmp_path, capsys):
     new = tmp_path / "new"
     assert finetune(trained, new, "--updates", 2) == 0
@@ -103,6 +105,7 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(trained, tmp_path, capsy
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_deterministic_policy_and_an_export_are_refused(random_trajectories, untrained_policy, tmp_path, capsys):
     policy = untrained_policy(random_trajectories((4, 6)))
     policy.save(tmp_path / "policy.safetensors")
