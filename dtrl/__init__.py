@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from dtrl.collect import Recorder
     from dtrl.errors import InputError
     from dtrl.evaluation import evaluate
-    from dtrl.training import train
+    from dtrl.training import finetune, train
     from dtrl.trajectories import Trajectories, load_trajectories
 else:
     _HOME_OF = {
@@ -61,6 +61,7 @@ else:
         "Recorder": "dtrl.collect",
         "Trajectories": "dtrl.trajectories",
         "evaluate": "dtrl.evaluation",
+        "finetune": "dtrl.training",
         "load_policy": "dtrl.acting",
         "load_trajectories": "dtrl.trajectories",
         "rollout": "dtrl.acting",
@@ -84,6 +85,7 @@ __all__ = [
     "Trajectories",
     "__version__",
     "evaluate",
+    "finetune",
     "load_policy",
     "load_trajectories",
     "rollout",

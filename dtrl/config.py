@@ -299,6 +299,34 @@ class TrainingConfig:
                 raise InputError(f"{name} {value} must be 0 or a positive number.")
 
 
+@dataclass(frozen=True)
+class OnlineConfig:
+    """How a trained policy plays while it is fine-tuned, and what it learns from."""
+
+    explore_return: float | None = option(
+        None,
+        "return that is asked of the episodes that are played; by default as far beyond the best of the data as that is beyond their median",
+    )
+    round_episodes: int = option(8, "episodes that are played in a round, side by side; 1 as published")
+    round_updates: int = option(25, "updates after each round; 300 as published")
+    buffer_episodes: int = option(
+        200,
+        "episodes to learn from: at first the best of the data; as new ones are played, the oldest leave; 1,000 as published",
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_positive(self, "round_episodes", "round_updates", "buffer_episodes")
+        if self.explore_return is not None and not math.isfinite(self.explore_return):
+            raise InputError(
+                f"explore_return {self.explore_return} is not finite; ask for a return somewhat above the best of the data."
+            )
+
+
+ONLINE_TRAINING: dict[str, Any] = {"updates": 1_000, "sampling": "step", "learning_rate": 1e-3}
+"""Training settings of which fine-tuning has other defaults: windows are drawn from an episode in proportion to its length, as in the paper."""
+
+
 CUTS = ("top_k", "top_p", "min_p", "typical_p")
 """Options that shorten a list of tokens."""
 HISTORY = ("repetition_penalty", "no_repeat_ngram")
@@ -515,7 +543,7 @@ class DecodingConfig:
             )
 
 
-Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig, DecodingConfig)
+Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig, OnlineConfig, DecodingConfig)
 
 
 def check_choices(config: Any) -> None:

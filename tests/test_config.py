@@ -10,13 +10,14 @@ from dtrl.config import (
     DataConfig,
     DecodingConfig,
     ModelConfig,
+    OnlineConfig,
     TrainingConfig,
     plain_type,
     split_options,
 )
 from dtrl.errors import InputError, did_you_mean
 
-PARTS = (DataConfig, ModelConfig, TrainingConfig, DecodingConfig)
+PARTS = (DataConfig, ModelConfig, TrainingConfig, OnlineConfig, DecodingConfig)
 FIELDS = [(part, f) for part in PARTS for f in dataclasses.fields(part)]
 
 

@@ -46,7 +46,8 @@ REDUCED = [
     (r"\b(updates=)[\d_]+", r"\g<1>10"),
     (r"\b(episodes=)[\d_]+", r"\g<1>2"),
 ]
-DEFAULTS = {"train": (("--updates", "10"), ("--eval-episodes", "2")), "evaluate": (("--episodes", "2"),)}
+TRAINED = (("--updates", "10"), ("--eval-episodes", "2"))
+DEFAULTS = {"train": TRAINED, "finetune": TRAINED, "evaluate": (("--episodes", "2"),)}
 """Added to a command that does not give the number itself."""
 ONLY_HELP = {"demo", "bench"}
 """Verbs that take minutes and have no smaller version: `--help` has to succeed and to name the flags that are used."""

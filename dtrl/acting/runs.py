@@ -5,6 +5,7 @@ RUN/checkpoints/update-00001000/    one folder a checkpoint, renamed into place 
     policy.safetensors              the policy (see `artefact`)
     optimizer.safetensors           what training needs to go on
     training.json
+    experience.safetensors          of a fine-tuned run: the episodes that it has played
     manifest.json                   sha256 of each of the files above
 RUN/result.json                     written when training ends
 RUN/events.out.tfevents.*           TensorBoard; RUN/progress.jsonl the same numbers as JSON lines"""

@@ -6,29 +6,37 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from dtrl.config import DataConfig, DecodingConfig, ModelConfig, SourceConfig, TrainingConfig, plain_type
+from dtrl.config import DataConfig, DecodingConfig, ModelConfig, OnlineConfig, SourceConfig, TrainingConfig, plain_type
 from dtrl.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from dtrl.acting import Policy
     from dtrl.trajectories import Trajectories
 
+NONE: Mapping[str, Any] = MappingProxyType({})
 SECTIONS: dict[str, tuple[type, ...]] = {
     "data": (SourceConfig, DataConfig),
     "model": (ModelConfig,),
     "training": (TrainingConfig,),
+    "online": (OnlineConfig,),
     "decoding": (DecodingConfig,),
 }
-"""Tables of a config file → the settings in them. `dtrl train` reads the first three, `dtrl evaluate` and `dtrl dream` the last."""
+"""Tables of a config file → the settings in them. `dtrl train` reads the first three, `dtrl finetune` the third and the fourth, `dtrl evaluate` and
+`dtrl dream` the last."""
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
-    """A flag for every field of a dataclass. One that is not given is absent from the result, so that it cannot hide a file's value."""
+def add_flags(parser: argparse.ArgumentParser, config: type, title: str, defaults: Mapping[str, Any] = NONE) -> None:
+    """A flag for every field of a dataclass. One that is not given is absent from the result, so that it cannot hide a file's value.
+
+    `defaults` are those that are otherwise than the dataclass says."""
     group = parser.add_argument_group(title)
     for f in fields(config):
         flag, kind = f"--{f.name.replace('_', '-')}", plain_type(f)
-        shown = "" if f.default is None else f" (default: {f.default})"
+        default = defaults.get(f.name, f.default)
+        shown = "" if default is None else f" (default: {default})"
         rest: dict[str, Any] = {"default": argparse.SUPPRESS, "help": (f.metadata["help"] + shown).replace("%", "%%")}
         if kind is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **rest)
@@ -90,6 +98,20 @@ def load(settings: Mapping[str, Any]) -> "Trajectories":
 
     asked = {name: value for name, value in settings.items() if name in names_of(SourceConfig, DataConfig)}
     return load_trajectories(asked.pop("datasets"), **asked)
+
+
+def data_of(policy: "Policy", run: Path, named: str | None) -> "Trajectories":
+    """The data that were named, or those of the run's config, or of the dataset that the policy names."""
+    from dtrl.acting.runs import CONFIG_FILE
+
+    own = {"discount": policy.data.discount, "delayed": policy.data.delayed}
+    if named is not None:
+        return load({"datasets": [named], **own})
+    config = run / CONFIG_FILE
+    settings = read_config(config) if config.is_file() else {}
+    if "datasets" not in settings:
+        settings |= {"datasets": [policy.data.dataset], **own}
+    return load(settings)
 
 
 def names_of(*configs: type) -> list[str]:

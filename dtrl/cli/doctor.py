@@ -4,14 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.cli.arguments import add_flags, add_json, add_modules, given, load, read_config, write_json
+from dtrl.cli.arguments import add_flags, add_json, add_modules, data_of, given, load, write_json
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
-    from dtrl.acting import Policy
     from dtrl.evaluation.meters import Finding
-    from dtrl.trajectories import Trajectories
 
 
 def add_parser(verbs: Any) -> None:
@@ -83,7 +81,7 @@ def of_policy(arguments: argparse.Namespace) -> "list[Finding]":
         raise InputError(f"{arguments.subject} was exported, and the meters look inside the model; give the run.")
     policy = policy.to(choose_device(arguments.device))
     try:
-        trajectories = data_of(policy, arguments)
+        trajectories = data_of(policy, Path(arguments.subject), arguments.data)
     except InputError as error:
         if arguments.data is not None:
             raise
@@ -97,20 +95,3 @@ def of_policy(arguments: argparse.Namespace) -> "list[Finding]":
         env=arguments.env,
         episode_seeds=recorded_seeds(trajectories),
     )
-
-
-def data_of(policy: "Policy", arguments: argparse.Namespace) -> "Trajectories":
-    """The data that were named, or those of the run's config, or of the dataset that the policy names."""
-    from dtrl.acting.runs import CONFIG_FILE
-
-    if arguments.data is not None:
-        return load({"datasets": [arguments.data], "discount": policy.data.discount, "delayed": policy.data.delayed})
-    config = Path(arguments.subject) / CONFIG_FILE
-    settings = read_config(config) if config.is_file() else {}
-    if "datasets" not in settings:
-        settings |= {
-            "datasets": [policy.data.dataset],
-            "discount": policy.data.discount,
-            "delayed": policy.data.delayed,
-        }
-    return load(settings)

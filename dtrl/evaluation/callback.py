@@ -31,7 +31,8 @@ class TrainingEvent(Protocol):
 
 
 class EvaluationCallback:
-    """Evaluates a policy every `every` updates (0: only at the end) and logs what it finds. `history` holds every (update, report).
+    """Evaluates a policy every `every` updates (0: only at the end), with `at_start` also before the first, and logs what it finds. `history` holds every
+    (update, report).
 
     Where the data name no environment that can be made here, it says so once and evaluates nothing."""
 
@@ -44,6 +45,7 @@ class EvaluationCallback:
         seed: int = 0,
         env: Any = None,
         env_workers: int | str = 0,
+        at_start: bool = False,
     ) -> None:
         quantiles = np.quantile(trajectories.episode_returns, DEFAULT_QUANTILES)
         self.targets = (
@@ -57,12 +59,14 @@ class EvaluationCallback:
             )
         self.data_returns = trajectories.episode_returns
         self.episodes, self.every, self.seed, self.env = episodes, every, seed, env
-        self.env_workers = env_workers
+        self.env_workers, self.at_start = env_workers, at_start
         self.history: list[tuple[int, Report]] = []
         self.unavailable = False
 
     def __call__(self, event: TrainingEvent) -> None:
         due = event.kind == "update" and self.every and event.update % self.every == 0
+        if event.kind == "start" and self.at_start:
+            due = event.update == 0  # a run that is resumed has been evaluated there
         if event.kind == "end" and (not self.history or self.history[-1][0] != event.update):
             due = True
         if due and not self.unavailable:

@@ -16,6 +16,7 @@ from dtrl.acting.runs import POLICY_FILE, checkpoints, update_of, verify, write_
 from dtrl.config import TrainingConfig
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, sync_folder
+from dtrl.training.experience import Experience
 
 UNFINISHED = ".writing-"
 """Prefix of a checkpoint's folder until it is whole; what a killed run has left of one is removed when the run is resumed."""
@@ -33,7 +34,13 @@ FREE = (
 """Training settings that may change at a resume: with the others, the run would no longer be the one that was begun."""
 
 
-def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> Path:
+def save_checkpoint(
+    run: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    experience: Experience | None = None,
+) -> Path:
     """Write a checkpoint folder under a temporary name, fsync its files, and rename it; then drop all but the newest few.
 
     Raises InputError where it cannot be written; earlier checkpoints stay."""
@@ -46,11 +53,11 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
         policy.save(temporary / POLICY_FILE)
         (temporary / OPTIMIZER_FILE).write_bytes(save(optimizer_tensors(optimizer)))
-        (temporary / TRAINING_FILE).write_text(
-            json.dumps(
-                {"training": asdict(config), "threads": torch.get_num_threads(), "torch": torch.__version__}, indent=2
-            )
-        )
+        document = {"training": asdict(config), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        if experience is not None:
+            experience.save(temporary)
+            document["online"] = experience.settings()
+        (temporary / TRAINING_FILE).write_text(json.dumps(document, indent=2))
         write_manifest(temporary)
         for file in temporary.iterdir():
             with open(file, "rb") as stream:
@@ -73,8 +80,15 @@ def save_checkpoint(run: Path, policy: Policy, optimizer: torch.optim.Optimizer,
     return target
 
 
-def load_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> None:
-    """Put the weights, the number of updates and the optimiser's state of a checkpoint, which `newest_good_checkpoint` has verified, in place.
+def load_checkpoint(
+    folder: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    experience: Experience | None = None,
+) -> None:
+    """Put the weights, the number of updates, the optimiser's state and the played episodes of a checkpoint, which `newest_good_checkpoint` has verified,
+    in place.
 
     Raises InputError where the run was begun on other data, with another model or other training settings, naming each with both values."""
     from safetensors.torch import load_file
@@ -83,8 +97,17 @@ def load_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimiz
     same_data(policy, stored, run)
     refuse(run, "with another model", differences(asdict(policy.config), asdict(stored.config)))
     training = json.loads((folder / TRAINING_FILE).read_text())
+    online = training.get("online")
+    if (online is None) != (experience is None):
+        verbs = ("train", "finetune") if online is None else ("finetune", "train")
+        raise InputError(
+            f"{run} was begun by dtrl {verbs[0]}, not {verbs[1]}; resume it by the former, or begin another run."
+        )
     begun = asdict(TrainingConfig()) | training["training"]  # a setting that the run did not know yet was off
     refuse(run, "with other settings", differences(asdict(config), begun, FREE))
+    if experience is not None:
+        refuse(run, "with other settings", differences(experience.settings(), online))
+        experience.load(folder)
     policy.model.load_state_dict(stored.model.state_dict())
     policy.updates = stored.updates
     load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))

@@ -24,6 +24,7 @@ from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.training.checkpoint import check_logdir, load_checkpoint, save_checkpoint
 from dtrl.training.conservative import Conservative
+from dtrl.training.experience import Experience
 from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.holdout import HeldOut, split_off
 from dtrl.training.logging import RunLogger, newest_scalars
@@ -108,7 +109,9 @@ def train(
 
 
 class Trainer:
-    """One run: its model, optimiser, windows and log."""
+    """One run: its model, optimiser, windows and log.
+
+    With `experience`, it goes on from the weights of the policy there, whose configuration `model_config` then is, and learns from what is played."""
 
     def __init__(
         self,
@@ -117,22 +120,51 @@ class Trainer:
         config: TrainingConfig,
         logdir: Path | None,
         resume: bool,
+        experience: Experience | None = None,
     ) -> None:
-        self.config, self.logdir = config, logdir
+        self.config, self.logdir, self.experience = config, logdir, experience
         self.device = choose_device(config.device)
         check_graph(config, self.device)
         self.origin = trajectories.origin
         self.data = training_data(model_config, trajectories)
-        self.model_config = resolve(model_config, self.data)
+        self.model_config = resolve(model_config, self.data) if experience is None else model_config
         held_out = None
         if config.holdout:
             self.data, held_out = split_off(self.data, config.holdout, config.seed)
         checkpoint = check_logdir(logdir, resume) if logdir is not None else None
         torch.manual_seed(config.seed)
         self.model = build(self.model_config, trajectories.observation_space, trajectories.action_space)
-        self.model.fit(columns_for(self.model, self.data))
+        if experience is None:
+            self.model.fit(columns_for(self.model, self.data))
+        else:
+            self.model.load_state_dict(experience.start.model.state_dict())
         self.model.to(self.device)
         self.optimizer = make_optimizer(self.model, config, self.device)
+        self.policy = Policy(
+            self.model,
+            self.model_config,
+            trajectories.observation_space,
+            trajectories.action_space,
+            DataSummary.of(trajectories),
+            target_return=None if experience is None else experience.start.target_return,
+        )
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self.policy, self.optimizer, config, experience)
+        length = window_length(self.model_config)
+        self.held_out = None if held_out is None else HeldOut(self.policy, held_out, length, config.batch_size)
+        self.step = Update(self.model, self.optimizer, config, self.device)
+        self.step.perturbation = perturbation_for(self.policy, config)
+        self.learn_from(self.data if experience is None else experience.trajectories)
+        self.captured: CapturedUpdate | None = None
+        if config.cuda_graph:
+            assert self.resident is not None
+            self.captured = CapturedUpdate(self.step, self.resident, config.batch_size)
+        self.meter = Meter(self.model, config, self.windows.length)
+        self.stop_signal: int | None = None
+
+    def learn_from(self, trajectories: Trajectories) -> None:
+        """Draw windows from these episodes from now on."""
+        config, self.data = self.config, trajectories
         self.windows = Windows(
             self.data,
             window_length(self.model_config),
@@ -142,27 +174,8 @@ class Trainer:
             names=[*self.model.sources, EPISODE_RETURN] if config.conservative else self.model.sources,
             block_length=self.model.block_length,
         )
-        self.policy = Policy(
-            self.model,
-            self.model_config,
-            trajectories.observation_space,
-            trajectories.action_space,
-            DataSummary.of(trajectories),
-        )
-        if checkpoint is not None:
-            load_checkpoint(checkpoint, self.policy, self.optimizer, config)
-        length = window_length(self.model_config)
-        self.held_out = None if held_out is None else HeldOut(self.policy, held_out, length, config.batch_size)
-        self.step = Update(self.model, self.optimizer, config, self.device)
-        self.step.perturbation = perturbation_for(self.policy, config)
         self.step.conservative = Conservative(self.policy, self.data) if config.conservative else None
         self.resident = resident_windows(self.windows, config, self.device)
-        self.captured: CapturedUpdate | None = None
-        if config.cuda_graph:
-            assert self.resident is not None
-            self.captured = CapturedUpdate(self.step, self.resident, config.batch_size)
-        self.meter = Meter(self.model, config, self.windows.length)
-        self.stop_signal: int | None = None
 
     def run(self, callbacks: list[Callback], progress: bool) -> Policy:
         config, begun = self.config, self.policy.updates
@@ -181,6 +194,8 @@ class Trainer:
             self.tell(callbacks, "start", logger)
             last: dict[str, float] = {}
             for update in range(begun + 1, config.updates + 1):
+                if self.experience is not None and self.experience.due(update):
+                    self.play(self.experience, update, logger)
                 self.model.train()
                 self.update(update)
                 self.policy.updates = update
@@ -193,7 +208,7 @@ class Trainer:
                     update % config.checkpoint_every == 0 or update == config.updates or stop
                 ):
                     self.check_unread()
-                    save_checkpoint(self.logdir, self.policy, self.optimizer, config)
+                    save_checkpoint(self.logdir, self.policy, self.optimizer, config, self.experience)
                 if stop:
                     break
             if self.meter.rows:  # stopped between two entries
@@ -220,6 +235,13 @@ class Trainer:
         """FLOPs of an update, and FLOP/s of a matrix product here, in the dtype of the update's."""
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         return update_flops(self.model, self.windows.batch(1)), matmul_rate(self.device, dtype)
+
+    def play(self, experience: Experience, update: int, logger: RunLogger | None) -> None:
+        """Play the round before an update, and go on with what is then in the buffer."""
+        scalars = experience.play(self.policy, update)
+        self.learn_from(experience.trajectories)
+        if logger is not None:
+            logger.scalars(scalars, update)  # a resume removes what was logged after its checkpoint, and plays it again
 
     def log(self, logger: RunLogger | None, bar: Any) -> dict[str, float]:
         """Log the means since the last entry, and return them."""
@@ -330,14 +352,19 @@ class Trainer:
             "model": asdict(self.model_config),
             "training": asdict(self.config),
         }
-        for table in ("data", "model", "training"):  # TOML has no word for None
+        if self.experience is not None:
+            document["online"] = asdict(self.experience.config)
+        for table in document.keys() - {"dataset"}:  # TOML has no word for None
             document[table] = {name: value for name, value in document[table].items() if value is not None}
         write_atomically(self.logdir / CONFIG_FILE, tomli_w.dumps(document).encode())
 
     def finish(self, logger: RunLogger, last: dict[str, float]) -> None:
         """hparams in the run's own event file, and result.json."""
         assert self.logdir is not None
-        logger.hparams({**asdict(self.model_config), **asdict(self.config)}, dict.fromkeys(sorted(logger.tags)))
+        online = {} if self.experience is None else asdict(self.experience.config)
+        logger.hparams(
+            {**asdict(self.model_config), **asdict(self.config), **online}, dict.fromkeys(sorted(logger.tags))
+        )
         result = {
             "updates": self.policy.updates,
             "final_loss": last.get("train/loss"),
@@ -352,6 +379,8 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
+        if self.experience is not None:
+            result["online"] = self.experience.summary()
         write_atomically(self.logdir / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
 
 

@@ -1,0 +1,101 @@
+"""What online fine-tuning changes: the same episodes before and after it.
+
+    python benchmarks/finetuning.py lunarlander/mixed-v0 --target-return 250 --seeds 1 2 3
+
+For each seed: a policy is trained offline, and fine-tuned; both are asked for the same return in the same 50 episodes, greedily and with sampled actions, the
+last weights of each. `--control` also trains for as many updates in all on the data alone. Prints Markdown; RESULTS.md has a run's."""
+
+import argparse
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import dtrl
+from dtrl.acting import Policy
+
+OFFLINE = {"batch_size": 32, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
+RESAMPLES = 10_000
+Returns = npt.NDArray[np.float64]
+
+
+def returns_of(policy: Policy, target: float, episodes: int) -> Returns:
+    """(2, E) the returns of the same episodes for every policy: greedy, and sampled."""
+    policy = policy.variant(context="block")
+    reports = [dtrl.evaluate(policy, [target], episodes, seed=1, deterministic=greedy) for greedy in (True, False)]
+    return np.array([report.targets[0].returns for report in reports])
+
+
+def interval(differences: Returns) -> tuple[float, float, float]:
+    """Mean of paired differences (seeds, episodes), and its 95 % interval by a bootstrap over seeds and over episodes within each."""
+    random = np.random.default_rng(0)
+    seeds, episodes = differences.shape
+    rows = random.integers(seeds, size=(RESAMPLES, seeds, 1))
+    means = differences[rows, random.integers(episodes, size=(RESAMPLES, seeds, episodes))].mean(axis=(1, 2))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(differences.mean()), float(low), float(high)
+
+
+def tell(name: str, differences: Sequence[Returns]) -> None:
+    for how, values in zip(("greedy", "sampled"), np.stack(differences, axis=1), strict=True):
+        mean, low, high = interval(values)
+        print(f"{name}, {how}: {mean:+,.1f}, 95 % interval {low:+,.1f} … {high:+,.1f}")
+
+
+def cell(returns: Returns) -> str:
+    return " / ".join(f"{mean:,.0f}" for mean in returns.mean(axis=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("--preset", default="dt")
+    parser.add_argument("--max-return", type=float, help="leave better episodes out of the data")
+    parser.add_argument("--target-return", type=float, required=True)
+    parser.add_argument("--context-length", type=int, default=10)
+    parser.add_argument("--offline-updates", type=int, default=600)
+    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--round-updates", type=int, default=25)
+    parser.add_argument("--round-episodes", type=int, default=8)
+    parser.add_argument("--buffer-episodes", type=int, default=100)
+    parser.add_argument("--explore-return", type=float)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=32, help="of fine-tuning")
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--control", action="store_true")
+    a = parser.parse_args()
+    offline: dict[str, Any] = {**OFFLINE, "context_length": a.context_length}
+    data = dtrl.load_trajectories(a.dataset, max_return=a.max_return)
+    online: dict[str, Any] = {
+        name: getattr(a, name) for name in ("updates", "batch_size", "learning_rate", "explore_return")
+    }
+    online |= {name: getattr(a, name) for name in ("round_updates", "round_episodes", "buffer_episodes")}
+    print("| seed | offline | fine-tuned | as many updates offline | CPU minutes |\n|---|---|---|---|---|", flush=True)
+    gains, controls = [], []
+    for seed in a.seeds:
+        began = time.process_time()
+        policy = dtrl.train(data, preset=a.preset, updates=a.offline_updates, seed=seed, **offline).variant(
+            context="block"
+        )
+        before = returns_of(policy, a.target_return, a.episodes)
+        after = returns_of(dtrl.finetune(policy, data, seed=seed, **online), a.target_return, a.episodes)
+        minutes = (time.process_time() - began) / 60
+        gains.append(after - before)
+        further = ""
+        if a.control:
+            longer = dtrl.train(data, preset=a.preset, updates=a.offline_updates + a.updates, seed=seed, **offline)
+            compared = returns_of(longer, a.target_return, a.episodes)
+            controls.append(after - compared)
+            further = cell(compared)
+        print(f"| {seed} | {cell(before)} | {cell(after)} | {further} | {minutes:.1f} |", flush=True)
+    print()
+    tell("fine-tuned less offline", gains)
+    if controls:
+        tell("fine-tuned less as many updates offline", controls)
+
+
+if __name__ == "__main__":
+    main()
