@@ -31,15 +31,19 @@ from dtrl.collect.reading import list_recipes, load_recipe
 from dtrl.collect.recipes import Algorithm, Behaviour, Recipe, Reference
 from dtrl.collect.recorder import Recorder
 from dtrl.collect.recording import write_minari
+from dtrl.collect.variants import PolicyFile, resized, with_policies
 
 __all__ = [
     "Algorithm",
     "Behaviour",
+    "PolicyFile",
     "Recipe",
     "Recorder",
     "Reference",
     "list_recipes",
     "load_recipe",
     "make_dataset",
+    "resized",
+    "with_policies",
     "write_minari",
 ]

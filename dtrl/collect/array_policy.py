@@ -138,12 +138,24 @@ def read_arrays(path: Path, what: str) -> dict[str, Array]:
         ) from error
 
 
+def snapshots_of(path: Path) -> list[str]:
+    """Names of the policies of an .npz file that holds several, in the order of their numbers: it2 before it10. Empty for one that holds one."""
+    return snapshot_names(read_arrays(path, "policy"))
+
+
+def snapshot_names(arrays: Mapping[str, Array]) -> list[str]:
+    def by_number(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+    return sorted({name.rpartition("/")[0] for name in arrays if "/" in name}, key=by_number)
+
+
 def load_array_policy(path: Path, snapshot: str | None = None) -> ArrayPolicy:
     """The policy of an .npz file; `snapshot` chooses among several, whose arrays are named SNAPSHOT/W0 and so on.
 
     InputError, naming the file and the array, for what is missing, unknown, not finite or of a shape that does not fit."""
     arrays = read_arrays(path, "policy")
-    snapshots = sorted({name.rpartition("/")[0] for name in arrays if "/" in name})
+    snapshots = snapshot_names(arrays)
     if snapshot is not None:
         if snapshot not in snapshots:
             raise InputError(f"{path} holds no snapshot {snapshot!r}; {did_you_mean(snapshot, snapshots)}")

@@ -100,7 +100,8 @@ def from_file(path: Path, observation_space: Space, action_space: Space) -> list
     ]
 
 
-def count_of(path: Path) -> int:
-    """Number of the episodes of a file."""
+def file_lengths(path: Path) -> list[int]:
+    """Steps of the episodes of a file."""
     with np.load(path, allow_pickle=False) as archive:
-        return len(archive["lengths"])
+        lengths: list[int] = archive["lengths"].tolist()
+    return lengths

@@ -5,22 +5,29 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from dtrl.collect.array_policy import ArrayPolicy
 from dtrl.collect.behaviour import actor, play, seeds_of
 from dtrl.collect.environments import environment_spec, make_environment
-from dtrl.collect.episodes import check_finite, to_bytes
+from dtrl.collect.episodes import check_finite, file_lengths, to_bytes
 from dtrl.collect.recipes import Recipe
+from dtrl.collect.sizes import counts_of, spread
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.processes import follow_parent
 from dtrl.registration import import_modules
 
-PIECES = 50
-"""Files into which the episodes of a behaviour are divided; an interruption costs one of them a process."""
+PIECE = 25
+"""The next file of a behaviour has one episode for so many that there are, and at least one; an interruption costs one file a process."""
+GUESSED_LENGTH = 1_000
+"""Steps that an episode is taken to have before any was played, in an environment without a limit."""
+
+Piece = tuple[Path, int, range]
+"""A file of episodes, the index of its behaviour, and their numbers."""
 
 
 class Player:
@@ -43,27 +50,61 @@ class Player:
         write_atomically(path, to_bytes(episodes))
 
 
-def pieces(folder: Path, recipe: Recipe) -> list[tuple[Path, int, range]]:
-    """Files of episodes: path, index of the behaviour, and the numbers of its episodes. In the order of the dataset."""
-    found = []
+def pieces(folder: Path, recipe: Recipe, index: int) -> Iterator[Piece]:
+    """The files of a behaviour's episodes, one after the other: without end, unless it is known beforehand how many there are.
+
+    Where one ends does not depend on the size of the dataset, which may not be known before the episodes are."""
+    behaviour = recipe.behaviour[index]
+    decided = behaviour.episodes if (recipe.steps or recipe.episodes) is None else None
+    first = 0
+    while decided is None or first < decided:
+        end = first + max(1, first // PIECE)
+        numbers = range(first, end if decided is None else min(end, decided))
+        yield folder / "episodes" / f"{index}-{first}.npz", index, numbers
+        first = numbers.stop
+
+
+def pieces_until(folder: Path, recipe: Recipe, index: int, count: int) -> Iterator[Piece]:
+    """The files that hold the first `count` episodes of a behaviour; the last may hold more."""
+    return takewhile(lambda piece: piece[2].start < count, pieces(folder, recipe, index))
+
+
+def lengths_of(folder: Path, recipe: Recipe) -> list[list[int]]:
+    """The steps of the episodes of each behaviour that are there, as far as none is missing; of a replay buffer in the order in which they are taken."""
+    found: list[list[int]] = []
     for index, behaviour in enumerate(recipe.behaviour):
-        count = behaviour.episodes or 0
-        size = max(1, count // PIECES)
-        for first in range(0, count, size):
-            path = folder / "episodes" / f"{index}-{first}.npz"
-            found.append((path, index, range(first, min(first + size, count))))
+        if behaviour.policy == "replay":
+            lengths = file_lengths(folder / f"replay-{behaviour.checkpoint}.npz")
+            found.append([lengths[i] for i in spread(len(lengths))])
+            continue
+        there = takewhile(lambda piece: piece[0].is_file(), pieces(folder, recipe, index))
+        found.append([length for path, _, _ in there for length in file_lengths(path)])
     return found
 
 
-def files_of(folder: Path, recipe: Recipe) -> list[list[Path]]:
-    """The files of episodes of each behaviour, in the order of the dataset."""
-    files: list[list[Path]] = [[] for _ in recipe.behaviour]
-    for path, index, _ in pieces(folder, recipe):
-        files[index].append(path)
-    for some, behaviour in zip(files, recipe.behaviour, strict=True):
+def chosen_episodes(folder: Path, recipe: Recipe) -> list[list[tuple[Path, list[int]]]]:
+    """For each behaviour the files of its episodes, and which of each file the dataset has; in the order of the dataset."""
+    lengths = lengths_of(folder, recipe)
+    chosen: list[list[tuple[Path, list[int]]]] = []
+    for index, count in enumerate(counts_of(recipe, lengths, GUESSED_LENGTH)):
+        behaviour = recipe.behaviour[index]
         if behaviour.policy == "replay":
-            some.append(folder / f"replay-{behaviour.checkpoint}.npz")
-    return files
+            path = folder / f"replay-{behaviour.checkpoint}.npz"
+            chosen.append([(path, sorted(spread(len(lengths[index]))[:count]))])
+            continue
+        needed = pieces_until(folder, recipe, index, count)
+        chosen.append([(path, list(range(min(len(numbers), count - numbers.start)))) for path, _, numbers in needed])
+    return chosen
+
+
+def missing(folder: Path, recipe: Recipe, guess: int) -> tuple[list[Piece], list[int]]:
+    """The files that are still to be played, as far as can be told from those that were, and how many episodes of each behaviour there will be."""
+    counts = counts_of(recipe, lengths_of(folder, recipe), guess)
+    todo: list[Piece] = []
+    for index, count in enumerate(counts):
+        if recipe.behaviour[index].policy != "replay":
+            todo += [piece for piece in pieces_until(folder, recipe, index, count) if not piece[0].is_file()]
+    return todo, counts
 
 
 def play_missing(
@@ -74,48 +115,75 @@ def play_missing(
     progress: bool,
     modules: Sequence[str] = (),
 ) -> None:
-    """Play the episodes that are not in the folder, with `jobs` processes, which import the modules first."""
-    from tqdm import tqdm
+    """Play the episodes that are not in the folder, with `jobs` processes, which import the modules first.
 
-    todo = [piece for piece in pieces(folder, recipe) if not piece[0].is_file()]
-    missing = {index: sum(len(piece[2]) for piece in todo if piece[1] == index) for _, index, _ in todo}
+    Of sizes in steps it turns out while playing how many episodes they take; some may be played that the dataset does not need."""
+    spec = environment_spec(recipe)
+    guess = spec.max_episode_steps or GUESSED_LENGTH
+    todo, counts = missing(folder, recipe, guess)
     if not todo:
         return
     with ExitStack() as stack:
-        bars = {
-            index: stack.enter_context(
-                tqdm(
-                    total=recipe.behaviour[index].episodes,
-                    initial=(recipe.behaviour[index].episodes or 0) - count,
-                    desc=recipe.behaviour[index].name,
-                    unit="episode",
-                    disable=None if progress else True,
-                )
-            )
-            for index, count in missing.items()
-        }
-        spec = environment_spec(recipe)
-        if jobs == 1:
-            player = Player(recipe, spec, policies)
-            for path, index, numbers in todo:
-                player.record(path, index, numbers, bars[index].update)
-            player.env.close()
-        else:
-            for index, count in played_by_processes(recipe, spec, policies, todo, min(jobs, len(todo)), modules):
-                bars[index].update(count)
+        bars = Bars(recipe, stack, hidden=None if progress else True)
+        play = stack.enter_context(player_of(recipe, spec, policies, jobs, modules))
+        while todo:
+            bars.expect(todo, counts)
+            play(todo, bars.played)
+            todo, counts = missing(folder, recipe, guess)
 
 
-def played_by_processes(
-    recipe: Recipe,
-    spec: Any,
-    policies: dict[int, ArrayPolicy],
-    todo: list[tuple[Path, int, range]],
-    jobs: int,
-    modules: Sequence[str],
-) -> Iterator[tuple[int, int]]:
-    """Have processes record the pieces; index and number of episodes of each as it is done.
+class Bars:
+    """Progress on a terminal: a bar for each behaviour that plays."""
 
-    They are spawned: a fork would copy the locks of torch's threads."""
+    def __init__(self, recipe: Recipe, stack: ExitStack, hidden: bool | None) -> None:
+        self.recipe, self.stack, self.hidden = recipe, stack, hidden
+        self.bars: dict[int, Any] = {}
+
+    def expect(self, todo: Sequence[Piece], counts: Sequence[int]) -> None:
+        """Say how many episodes there will be, which is known better from round to round."""
+        from tqdm import tqdm
+
+        for index in {piece[1] for piece in todo}:
+            coming = sum(len(numbers) for _, i, numbers in todo if i == index)
+            if index not in self.bars:
+                name, before = self.recipe.behaviour[index].name, max(0, counts[index] - coming)
+                bar = tqdm(initial=before, desc=name, unit="episode", disable=self.hidden)
+                self.bars[index] = self.stack.enter_context(bar)
+            self.bars[index].total = max(counts[index], self.bars[index].n + coming)
+            self.bars[index].refresh()
+
+    def played(self, index: int, count: int) -> None:
+        self.bars[index].update(count)
+
+
+Play = Callable[[Sequence[Piece], Callable[[int, int], None]], None]
+"""Plays pieces, and tells the index of the behaviour and the number of episodes as they are done."""
+
+
+@contextmanager
+def player_of(
+    recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], jobs: int, modules: Sequence[str]
+) -> Iterator[Play]:
+    """What plays: this process, or `jobs` others."""
+    if jobs > 1:
+        with processes_that_play(recipe, spec, policies, jobs, modules) as play:
+            yield play
+        return
+    player = Player(recipe, spec, policies)
+
+    def alone(todo: Sequence[Piece], played: Callable[[int, int], None]) -> None:
+        for path, index, numbers in todo:
+            player.record(path, index, numbers, partial(played, index, 1))
+
+    yield alone
+    player.env.close()
+
+
+@contextmanager
+def processes_that_play(
+    recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], jobs: int, modules: Sequence[str]
+) -> Iterator[Play]:
+    """Processes that record pieces. They are spawned: a fork would copy the locks of torch's threads."""
     if not isinstance(spec.entry_point, str):
         if not modules:
             raise InputError(
@@ -125,17 +193,21 @@ def played_by_processes(
         spec = None  # the modules register it there
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, begin, (recipe, spec, policies, modules)) as pool, ended_with(pool):
-        futures = {pool.submit(record, *piece): piece for piece in todo}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                _, index, numbers = futures[future]
-                yield index, len(numbers)
-        except BrokenProcessPool as error:
-            raise InputError(
-                f"{recipe.source}: a process that played episodes was ended, maybe for want of memory; what was recorded is kept, run "
-                "it again with fewer jobs."
-            ) from error
+
+        def play(todo: Sequence[Piece], played: Callable[[int, int], None]) -> None:
+            futures = {pool.submit(record, *piece): piece for piece in todo}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    _, index, numbers = futures[future]
+                    played(index, len(numbers))
+            except BrokenProcessPool as error:
+                raise InputError(
+                    f"{recipe.source}: a process that played episodes was ended, maybe for want of memory; what was recorded is kept, run "
+                    "it again with fewer jobs."
+                ) from error
+
+        yield play
 
 
 @contextmanager

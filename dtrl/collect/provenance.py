@@ -53,6 +53,14 @@ def file_hashes(recipe: Recipe) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
 
 
+def names_of_files(recipe: Recipe) -> dict[str, str]:
+    """Path of a file that behaviours name → how the metadata name it. Where it lay on the machine that made the dataset is nobody's business, unless the
+    name alone could be that of two files."""
+    paths = list(file_hashes(recipe))
+    short = [Path(path).name if Path(path).is_absolute() else path for path in paths]
+    return {path: name if short.count(name) == 1 else path for path, name in zip(paths, short, strict=True)}
+
+
 def environment_modules(recipe: Recipe) -> list[str]:
     """Modules in which the recipe's environment is, and the one inside that its options name."""
     entries = [environment_spec(recipe).entry_point]
@@ -80,12 +88,17 @@ def versions(recipe: Recipe) -> dict[str, str]:
 
 def dataset_provenance(recipe: Recipe) -> dict[str, Any]:
     """What the metadata of a dataset tell beside Minari's own fields; values that JSON has."""
+    names = names_of_files(recipe)
+    behaviours = [
+        {**vars(b), "path": names.get(b.path or "", b.path), "normalize": names.get(b.normalize or "", b.normalize)}
+        for b in recipe.behaviour
+    ]
     found: dict[str, Any] = {
-        "recipe": fields_of(recipe),
+        "recipe": {**fields_of(recipe), "behaviour": behaviours},
         "recipe_file": Path(recipe.source).name,
         "recipe_sha256": text_hash(recipe),
         "versions": versions(recipe),
-        "policy_files": file_hashes(recipe),
+        "policy_files": {names[path]: digest for path, digest in file_hashes(recipe).items()},
     }
     if recipe.algorithm:
         from dtrl.collect.training import settings

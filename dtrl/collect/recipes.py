@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dtrl.collect.sizes import check_behaviour_size, check_size
 from dtrl.errors import InputError
 
 
@@ -74,7 +75,9 @@ class Behaviour:
     policy: str
     """One of POLICIES."""
     episodes: int | None = None
-    """Episodes to record; of a replay buffer all are."""
+    """Episodes to record. A behaviour has this size or the next; a replay buffer may have neither, and is recorded whole."""
+    steps: int | None = None
+    """Environment steps to record: as many whole episodes as it takes to have them."""
     checkpoint: int | None = None
     """Which copy, or up to which step the buffer: one of the algorithm's `checkpoints`, in steps of training."""
     path: str | None = None
@@ -152,6 +155,10 @@ class Recipe:
     """Arguments of gymnasium.make, such as max_episode_steps."""
     observation_key: str | None = None
     """Of Dict observations, the part that policies see and the dataset holds."""
+    episodes: int | None = None
+    """Episodes of the whole dataset; the sizes of the behaviours then say in which proportion they play."""
+    steps: int | None = None
+    """Likewise, in environment steps: as many whole episodes as it takes to have them."""
     reference: Reference | None = None
     """Stored as Minari's ref_min_score and ref_max_score."""
     source: str = "the recipe"
@@ -177,6 +184,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise InputError(f"{where}: behaviour is an empty list; add at least one [[behaviour]] table.")
     for number, behaviour in enumerate(recipe.behaviour, 1):
         check_behaviour(behaviour, recipe.algorithm, f"{where}: behaviour {number}")
+    check_size(recipe)
 
 
 def check_algorithm(algorithm: Algorithm, where: str) -> None:
@@ -193,6 +201,7 @@ def check_algorithm(algorithm: Algorithm, where: str) -> None:
 
 OF_POLICIES = {
     "episodes": ("random", "checkpoint", "file", "demonstrator"),
+    "steps": ("random", "checkpoint", "replay", "file", "demonstrator"),
     "checkpoint": ("checkpoint", "replay"),
     "path": ("file",),
     "snapshot": ("file",),
@@ -218,8 +227,7 @@ def check_behaviour(behaviour: Behaviour, algorithm: Algorithm | None, where: st
             )
     if policy in ("checkpoint", "replay"):
         check_copy(behaviour, algorithm, where)
-    if policy != "replay" and (behaviour.episodes is None or behaviour.episodes < 1):
-        raise InputError(f"{where}: episodes {behaviour.episodes} must be 1 or more; or leave the behaviour out.")
+    check_behaviour_size(behaviour, where)
     if not 0 <= behaviour.epsilon <= 1:
         raise InputError(f"{where}: epsilon {behaviour.epsilon:g} is no probability; choose a number from 0 to 1.")
     if not (behaviour.noise >= 0 and math.isfinite(behaviour.noise)):

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ import gymnasium
 from gymnasium import spaces
 
 from dtrl.collect.environments import OnePart, make_environment
-from dtrl.collect.episodes import check_finite, count_of, from_file
-from dtrl.collect.playing import files_of
+from dtrl.collect.episodes import check_finite, file_lengths, from_file
+from dtrl.collect.playing import chosen_episodes
 from dtrl.collect.provenance import algorithm_name, dataset_provenance, description, episode_provenance
 from dtrl.collect.recipes import DATASET_ID, Recipe
 from dtrl.errors import InputError
@@ -132,10 +132,11 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
     """The dataset of the episodes in the folder, which are read one file after the other."""
     from minari.data_collector import EpisodeBuffer
 
-    files = files_of(folder, recipe)
-    counts = [sum(count_of(file) for file in some) for some in files]
+    files = chosen_episodes(folder, recipe)
+    counts = [sum(len(which) for _, which in some) for some in files]
     if not sum(counts):
         raise InputError(f"{recipe.source}: no episode had ended where the replay buffer was taken; train for longer.")
+    warn_of_less(recipe, dataset_id, files)
     env = make_environment(recipe)
     spec = spec_of(env.env if isinstance(env, OnePart) else env)  # Minari can't store the wrapper
     if spec is None:
@@ -147,10 +148,11 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
     dataset = create(
         dataset_id,
         (
-            EpisodeBuffer(**vars(episode))
+            EpisodeBuffer(**vars(episodes[i]))
             for some in files
-            for file in some
-            for episode in from_file(file, env.observation_space, env.action_space)
+            for file, which in some
+            for episodes in [from_file(file, env.observation_space, env.action_space)]
+            for i in which
         ),
         spec,
         (recipe.reference.random, recipe.reference.expert) if recipe.reference else None,
@@ -162,6 +164,17 @@ def write_recipe(recipe: Recipe, folder: Path, dataset_id: str) -> None:
     env.close()
     dataset.storage.update_metadata(dataset_provenance(recipe))
     dataset.storage.update_episode_metadata(episode_provenance(recipe, counts))
+
+
+def warn_of_less(recipe: Recipe, dataset_id: str, files: Sequence[Sequence[tuple[Path, Sequence[int]]]]) -> None:
+    """Where a replay buffer had no more to give, and the dataset is smaller than it was to be."""
+    lengths = [steps for some in files for file, which in some for steps in map(file_lengths(file).__getitem__, which)]
+    for name, asked, there in (("episodes", recipe.episodes, len(lengths)), ("steps", recipe.steps, sum(lengths))):
+        if asked is not None and there < asked:
+            warnings.warn(
+                f"{dataset_id} has {there} {name} instead of {asked}: there are no more whole episodes in the replay buffer",
+                stacklevel=2,
+            )
 
 
 def write_trajectories(trajectories: "Trajectories", dataset_id: str, description: str, algorithm: str) -> None:

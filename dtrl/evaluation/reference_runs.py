@@ -69,12 +69,16 @@ def random_episode(env: "gymnasium.Env[Any, Any]", seed: int) -> float:
 def policy_return(
     policy: Actor, env: str, episodes: int = 100, seed: int = 0, target_return: float | None = None
 ) -> Measured:
-    """Returns of a dtrl policy that is asked for `target_return` (by default its own), in episodes with the same seeds as `random_return`."""
+    """Returns of a policy that is asked for `target_return` (by default its own), in episodes with the same seeds as `random_return`.
+
+    One of another library (`dtrl.interop.stable_baselines.load_actor`) acts alike whatever it is asked for."""
     check(episodes, seed)
     target = policy.target_return if target_return is None else target_return
     plan = [Episode(target, seed + i) for i in range(episodes)]
     played = rollout(policy, env, plan, deterministic=policy.decoding.greedy)
-    how = f"{episodes} episodes of a policy trained on {policy.data.dataset} and asked for {target:.6g}, seeds {seed} to {seed + episodes - 1}"
+    trained = f"a policy trained on {policy.data.dataset} and asked for {target:.6g}"
+    who = policy.data.dataset if policy.config.preset == "array_policy" else trained
+    how = f"{episodes} episodes of {who}, seeds {seed} to {seed + episodes - 1}"
     return Measured(tuple(float(r) for r in played.episode_returns), how)
 
 

@@ -194,8 +194,7 @@ class Report:
         if any(len(t.returns) == 1 for t in self.targets):
             notes.append("95 % interval: one episode has no spread; evaluate more episodes for an interval")
         if self.reference is not None:
-            r = self.reference
-            notes.append(f"normalised: 0 is random ({r.random:,.6g}), 100 is expert ({r.expert:,.6g}); {r.source}")
+            notes.append(f"normalised: {self.reference.text()}; {self.reference.source}")
         if self.calibration is not None:
             return [*notes, *self.calibration.lines()]
         if not self.told_return:

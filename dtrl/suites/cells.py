@@ -6,7 +6,7 @@ best.safetensors      the policy of the best of them"""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Cell:
             "episodes": self.episodes,
             "target_return": self.prepared.target_return,
             "env": self.prepared.env,
-            "reference": asdict(self.prepared.reference),
+            "reference": {"random": self.prepared.reference.random, "expert": self.prepared.reference.expert},
         }
         if self.entry.kind == "policy":
             shared["file"] = None if self.file is None else str(self.file)
@@ -115,6 +115,7 @@ def is_finished(cell: Cell) -> bool:
         if checkpoints(cell.folder):
             raise InputError(f"{cell.folder} holds a run that no suite has begun; choose another --logdir.")
         return False
+    document["settings"]["reference"].pop("source", None)  # its words, which decide nothing, were once noted too
     changed = differences(cell.settings, document["settings"])
     changed += [f"{name} is gone" for name in document["settings"] if name not in cell.settings]
     if document["data_sha256"] != cell.prepared.sha256:

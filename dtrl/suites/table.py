@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dtrl.evaluation.references import Reference
+
 NAMES = {"iqm": "IQM", "mean": "mean", "median": "median", "optimality_gap": "optimality gap"}
 """Aggregates as they are written in a heading."""
 BOTH = {"last": "last", "best": "best*"}
@@ -116,8 +118,7 @@ def by_dataset(results: Mapping[str, Any]) -> Sheet:
     notes = [
         "Means over the seeds. Updates of a run, episodes of an evaluation, the return asked for; entries that are not trained have no updates.",
         *(
-            f"{d['dataset']}: {d['episodes']:,} episodes, sha256 {d['sha256'][:12]}…; 0 is {d['reference']['random']:g}, 100 is {d['reference']['expert']:g} "
-            f"({d['reference']['source']})."
+            f"{d['dataset']}: {d['episodes']:,} episodes, sha256 {d['sha256'][:12]}…; {Reference(**d['reference']).text()}; {d['reference']['source']}."
             for d in results["datasets"]
         ),
     ]

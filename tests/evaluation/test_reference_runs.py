@@ -11,6 +11,7 @@ from gymnasium import spaces
 from dtrl.cli import main
 from dtrl.errors import InputError
 from dtrl.evaluation.reference_runs import Measured, policy_return, random_return
+from dtrl.evaluation.references import REFERENCE_RETURNS
 
 
 class Coin(gymnasium.Env):
@@ -86,6 +87,18 @@ def test_the_command_prints_and_writes_both(coin, random_trajectories, untrained
     assert len(written["random"]["returns"]) == len(written["expert"]["returns"]) == 5
     assert written["shipped"] is None
     assert main(["datasets", "reference", "CartPole-v1", "--episodes", "2"]) == 0
-    assert "20.5 (random) and 500 (expert)" in capsys.readouterr().out
+    assert f"dtrl's   {REFERENCE_RETURNS['CartPole-v1'].text()}; " in capsys.readouterr().out
     assert main(["datasets", "reference", coin, "--target-return", "3"]) == 2
     assert "name it with --policy" in capsys.readouterr().err
+
+
+def test_the_expert_may_be_a_policy_of_plain_arrays(tmp_path, capsys):
+    lean = np.array([[0.0], [0.0], [1.0], [0.5]])
+    np.savez(tmp_path / "lean.npz", W0=np.hstack([-lean, lean]), b0=np.zeros(2), act="tanh", head="argmax")
+    flags = ["--policy", str(tmp_path / "lean.npz"), "--episodes", "3", "--json", str(tmp_path / "out.json")]
+    assert main(["datasets", "reference", "CartPole-v1", *flags]) == 0
+    assert "3 episodes of lean.npz, seeds 0 to 2" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert min(written["expert"]["returns"]) > max(written["random"]["returns"])
+    assert main(["datasets", "reference", "CartPole-v1", *flags, "--target-return", "3"]) == 2
+    assert "lean.npz cannot be asked for a return" in capsys.readouterr().err

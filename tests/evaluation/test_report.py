@@ -48,7 +48,13 @@ def test_the_json_file_has_the_agreed_form(report, tmp_path):
         3,
     )
     assert value["rank_correlation"] == pytest.approx(1.0)
-    assert value["reference"] == {"random": 20.0, "expert": 500.0, "source": "100 episodes"}
+    assert value["reference"] == {
+        "random": 20.0,
+        "expert": 500.0,
+        "source": "100 episodes",
+        "random_error": None,
+        "expert_error": None,
+    }
     first, last = value["targets"]
     assert set(first) == {
         "target_return",

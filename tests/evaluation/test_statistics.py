@@ -1,6 +1,8 @@
 """Oracles: scipy's own numbers, closed forms, and a Monte-Carlo check of the interval's coverage."""
 
+import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtrl.errors import InputError
-from dtrl.evaluation.references import REFERENCE_RETURNS, Reference, reference_for
+from dtrl.evaluation.references import REFERENCE_RETURNS, Reference, reference_for, with_error
 from dtrl.evaluation.statistics import interquartile_mean, mean_ci95, normalized, rank_correlation
 
 returns = st.lists(st.floats(-1e4, 1e4, allow_subnormal=False), min_size=1, max_size=12)
@@ -131,9 +133,37 @@ def test_normalised_scores_are_0_for_random_and_100_for_the_expert():
 def test_shipped_references_are_measured_and_put_the_expert_above_random(env_id):
     reference = REFERENCE_RETURNS[env_id]
     assert reference.expert > reference.random
-    assert "100 episodes" in reference.source
+    assert re.search(r"\b\d+00 episodes", reference.source)
+    assert reference.random_error is not None
+    assert reference.expert_error is not None
+    # the gap between the two is known to a tenth
+    assert 2 * math.hypot(reference.random_error, reference.expert_error) < 0.1 * (reference.expert - reference.random)
     assert "/" not in reference.source
     assert reference_for(env_id) is reference
+
+
+def test_the_documentation_has_the_references_that_are_shipped(repository):
+    text = (repository / "docs" / "datasets.md").read_text(encoding="utf-8")
+    for env_id, r in REFERENCE_RETURNS.items():
+        low, high = with_error(r.random, r.random_error), with_error(r.expert, r.expert_error)
+        assert f"| `{env_id}` | {low} | {high} | {r.source} |\n" in text
+
+
+def test_a_dataset_with_the_references_of_the_table_knows_how_they_were_measured():
+    known = REFERENCE_RETURNS["Hopper-v5"]
+    assert reference_for("Hopper-v5", known.random, known.expert) == known
+    rounded = reference_for("Hopper-v5", known.random - 0.05, known.expert + 0.05)
+    assert rounded == dataclasses.replace(known, random=known.random - 0.05, expert=known.expert + 0.05)
+    assert reference_for("Hopper-v5", known.random + known.random_error, known.expert).random_error is None
+    assert reference_for("Walker2d-v5", known.random, known.expert) == Reference(
+        known.random, known.expert, "the dataset's own reference scores"
+    )
+
+
+def test_the_scale_in_words():
+    assert Reference(17.3, 3486.0, "test", 1.6, 48.0).text() == "0 is random (17.3 ± 1.6), 100 is expert (3,486 ± 48)"
+    assert Reference(-1.0, 12_000.0, "test", 0.0).text() == "0 is random (-1 ± 0), 100 is expert (12,000)"
+    assert Reference(0.03, 1.0, "test", 0.00123, 123.4).text() == "0 is random (0.03 ± 0.0012), 100 is expert (1 ± 123)"
 
 
 def test_the_dataset_s_own_references_win():

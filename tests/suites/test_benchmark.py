@@ -229,11 +229,13 @@ def test_what_does_not_go_with_the_data_is_refused_before_anything_runs(table, r
     assert not list(tmp_path.iterdir())
 
 
-def test_data_without_a_scale_need_one(table, read, here, tmp_path, random_trajectories):
+def test_data_without_a_scale_need_one(table, read, here, tmp_path, random_trajectories, monkeypatch):
     from gymnasium import spaces
 
     from dtrl.collect import write_minari
+    from dtrl.evaluation.references import REFERENCE_RETURNS
 
+    monkeypatch.delitem(REFERENCE_RETURNS, "dtrl/KeyToDoor-v0")
     data = random_trajectories([3, 4], spaces.Box(0, 1, (9,)), spaces.Discrete(4))
     write_minari(data, "tests/made-v0", description="Random numbers.")
     table["dataset"] = [{"id": "tests/made-v0", "env": "dtrl/KeyToDoor-v0"}]
