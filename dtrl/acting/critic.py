@@ -35,7 +35,7 @@ GREEDY = DecodingConfig()
 
 
 class Critic(nn.Module):
-    """Q(s, a), the smaller of two estimates, and V(s), of single steps: an observation and an action that are one vector or one choice each.
+    """Q(s, a), the smaller of two estimates, and V(s), of single steps: an observation and an action that are one vector, or choices, each.
 
     Values are sums of discounted rewards, divided by `reward_scale`."""
 
@@ -106,17 +106,15 @@ def perceptron(entries: int, width: int) -> nn.Sequential:
 
 
 def vector_tokenizer(role: str, space: Space) -> Tokenizer:
-    """Of a space that is one vector or one choice. Raises InputError for another."""
+    """Of a space that is one vector, or choices. Raises InputError for another."""
     parts = leaves(space)
     if len(parts) != 1 or is_image(parts[0].space):
         raise InputError(
-            f"a critic judges vectors and single choices, and the {role} space is {space}; choose --observation, or do without a critic."
+            f"a critic judges vectors and choices, and the {role} space is {space}; choose --observation, or do without a critic."
         )
     (field,) = fields_of(role, space, "standardize" if role == "observation" else "bounds")
     if field.tokenizer.num_tokens != 1:
-        raise InputError(
-            f"a critic judges vectors and single choices, and the {role} space is {space}; do without one."
-        )
+        raise InputError(f"a critic judges vectors and choices, and the {role} space is {space}; do without one.")
     return field.tokenizer
 
 

@@ -27,7 +27,7 @@ TARGET_RATE = 0.005
 def train_critic(trajectories: Trajectories, config: CriticConfig | None = None, progress: bool = False) -> Critic:
     """Train a critic on every step. The same data and configuration give the same critic.
 
-    Raises InputError for spaces that are neither a vector nor a choice, for data without a step, and for values that diverge."""
+    Raises InputError for spaces that are neither a vector nor choices, for data without a step, and for values that diverge."""
     config = config or CriticConfig()
     if not trajectories.num_steps:
         raise InputError(f"{trajectories.origin.name} has no step to learn from; give a dataset with episodes.")
