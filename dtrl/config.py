@@ -345,8 +345,37 @@ STRATEGIES: dict[str, tuple[str, tuple[str, ...]]] = {
         "keeps the sampled plans of the highest return",
         ("temperature", *CUTS, "beam_width", "horizon", "expansions"),
     ),
+    "best_of": ("takes the action of several that a critic values most", ("temperature", *CUTS, "critic", "samples")),
 }
 """Strategy → what it does, and the options that it has a use for beside HISTORY and PAIRED, which go with all."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """What says how much an action is worth, by implicit Q-learning [Kostrikov et al. 2021, arXiv:2110.06169], with its published settings but for fewer
+    updates."""
+
+    updates: int = option(20_000, "gradient updates; a million in the paper")
+    batch_size: int = option(256, "steps of an update")
+    learning_rate: float = option(3e-4, "of Adam")
+    width: int = option(256, "units of each of the two hidden layers")
+    expectile: float = option(
+        0.7, "of the actions in the data, whose value a state has: 0.5 is their mean, near 1 the best"
+    )
+    discount: float = option(0.99, "γ, by which a later reward counts less")
+    seed: int = option(0, "seed of the initial weights and the batches")
+    device: str = option("auto", "auto (CUDA, then MPS, then CPU), or a torch device such as cpu or cuda:0")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "updates", "batch_size", "learning_rate", "width")
+        if not 0 < self.expectile < 1:
+            raise InputError(
+                f"expectile {self.expectile} is outside (0, 1); 0.7 is usual, and 0.9 where the best counts."
+            )
+        if not 0 <= self.discount < 1:
+            raise InputError(f"discount {self.discount} is outside [0, 1); 0.99 is usual.")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed} is negative; choose 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -355,8 +384,8 @@ class DecodingConfig:
 
     strategy: str = option(
         "greedy",
-        "greedy (the mode) or sample; where an action is several tokens also beam (the most probable sequence), contrastive (search against repetition), "
-        "speculative (sample, drafted) and plan (the highest return)",
+        "greedy (the mode), sample, or best_of (what a critic values most); where an action is several tokens also beam (the most probable sequence), "
+        "contrastive (search against repetition), speculative (sample, drafted) and plan (the highest return)",
         tuple(STRATEGIES),
     )
     temperature: float = option(1.0, "divides the logits, or multiplies the standard deviation; 0 is greedy")
@@ -405,6 +434,8 @@ class DecodingConfig:
     )
     horizon: int = option(15, "plan: steps looked ahead; 15 in the paper")
     expansions: int = option(2, "plan: continuations sampled of each plan; 2 in the paper")
+    critic: str = option("", "best_of: the file of a critic, which `dtrl critic` makes")
+    samples: int = option(10, "best_of: actions drawn, which are compared with each other and with the mode")
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -425,7 +456,9 @@ class DecodingConfig:
             raise InputError(
                 f"draft {self.draft!r} is empty; choose {', '.join(DRAFTS)}, or the run directory of a policy."
             )
-        check_positive(self, "repetition_penalty", "execute", "beam_width", "draft_tokens", "horizon", "expansions")
+        check_positive(
+            self, "repetition_penalty", "execute", "beam_width", "draft_tokens", "horizon", "expansions", "samples"
+        )
         for name, off in (("guidance", 1), ("contrast", 0)):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise InputError(f"{name} {getattr(self, name)} must be a number from 0 up; {off} is off.")
@@ -449,6 +482,14 @@ class DecodingConfig:
             goes_with = f"; {self.strategy} goes with {', '.join(uses)}" if uses else ""
             raise InputError(
                 f"strategy {self.strategy} {does} and has no use for {', '.join(useless)}; {instead}{goes_with}."
+            )
+        if self.strategy == "best_of" and not self.critic:
+            raise InputError(
+                "strategy best_of needs a critic; make one with `dtrl critic DATASET --output FILE`, and name it by --critic."
+            )
+        if self.strategy == "best_of" and (other := [name for name in (*HISTORY, *PAIRED) if name in self.changed]):
+            raise InputError(
+                f"strategy best_of compares whole actions, and {', '.join(other)} shape single tokens; choose one of them."
             )
         if self.guidance != 1 and self.contrast:
             raise InputError(
@@ -480,7 +521,7 @@ class DecodingConfig:
     @cached_property
     def at_once(self) -> bool:
         """Whether each token is chosen by its own distribution alone."""
-        return self.strategy in ("greedy", "sample") and not self.looks_back and not self.paired
+        return self.strategy in ("greedy", "sample", "best_of") and not self.looks_back and not self.paired
 
     @cached_property
     def looks_back(self) -> bool:
@@ -509,6 +550,13 @@ class DecodingConfig:
                 f"{', '.join(self.cuts)} cut a list of tokens, and this policy's actions are continuous; use --temperature, or a categorical head."
             )
 
+    def refuse_critic(self) -> None:
+        """Raise InputError where a critic is to choose: for a policy that PyTorch does not run, or of another library."""
+        if self.strategy == "best_of":
+            raise InputError(
+                "strategy best_of needs dtrl's own policy, run by PyTorch (engine eager); choose greedy or sample."
+            )
+
     def refuse_tilt(self, preset: str) -> None:
         """Raise InputError where a tilt is asked for: for a policy that draws no return."""
         if "return_tilt" in self.changed:
@@ -533,7 +581,7 @@ class DecodingConfig:
         """Raise InputError for what needs several tokens of an action, one after the other: for a policy that chooses each action at once."""
         if self.at_once:
             return
-        if self.strategy not in ("greedy", "sample"):
+        if self.strategy not in ("greedy", "sample", "best_of"):
             raise InputError(
                 f"strategy {self.strategy} needs a model of discrete tokens such as preset tt or dt_discrete; this policy goes with greedy or sample."
             )

@@ -90,6 +90,7 @@ class Actor(ABC):
     def check_decoding(self) -> None:
         """Raise InputError where this policy cannot choose as its decoding says."""
         self.decoding.refuse_sequences()
+        self.decoding.refuse_critic()
         self.decoding.refuse_tilt(self.config.preset)
         self.decoding.refuse_execute()
 

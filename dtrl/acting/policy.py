@@ -19,6 +19,7 @@ from dtrl.acting.artefact import load_artefact, save_artefact
 from dtrl.acting.asking import ask
 from dtrl.acting.chunks import check_chunks, next_actions, refuse_masks
 from dtrl.acting.context import CONTEXTS, Context, check_context
+from dtrl.acting.critic import best_of, load_critic
 from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
 from dtrl.acting.searching import check_search, search
@@ -139,6 +140,8 @@ class Policy(Actor):
         self.check_decoding()
         self.guesser = load_draft(self) if self.decoding.draft_path else None
         """The policy whose model guesses ahead, where one does."""
+        self.critic = load_critic(self) if self.decoding.strategy == "best_of" else None
+        """What compares the actions that are drawn, where something does."""
 
     @property
     def device(self) -> torch.device:
@@ -153,6 +156,8 @@ class Policy(Actor):
         self.model.to(device)
         if self.guesser is not None:
             self.guesser.to(device)
+        if self.critic is not None:
+            self.critic.to(device)
         self._state = None
         return self
 
@@ -233,6 +238,11 @@ class Policy(Actor):
                 return ask(self.model, distributions, decoding, state.generators)
             if allowed is not None:
                 distributions = mask_actions(distributions, allowed, self.mask_part(decision))
+            if decoding.strategy == "best_of":
+                assert self.critic is not None
+                return best_of(
+                    self.critic, distributions, decoding, state.generators, observations[""], self.whole_action
+                )
             return choose(distributions, decoding, state.generators)
 
         def skipped(count: int) -> None:
@@ -365,6 +375,11 @@ class Policy(Actor):
         values = (parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)).cpu()
         decoded = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # which has no bfloat16
         return self.limits[name](decoded)
+
+    def whole_action(self, tokens: Mapping[str, Tensor]) -> Array:
+        """(B, …) actions of a space that is one part, as `to_actions` gives them."""
+        ((name, _),) = self.acted.items()
+        return self.to_actions(tokens, name)
 
     def tokens_of(self, actions: Mapping[str, Array], returns: Array) -> dict[str, Tensor]:
         """The tokens (B, n) or (B, n, d) of each field that is decided, from an action's parts (B, …), or chunks (B, H, …) of them, by path and the

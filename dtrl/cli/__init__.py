@@ -22,12 +22,38 @@ class Parser(argparse.ArgumentParser):
 def make_parser() -> Parser:
     """All verbs with their flags."""
     from dtrl import __version__
-    from dtrl.cli import bench, benchmark, datasets, demo, doctor, dream, evaluate, export, finetune, tokenizers, train
+    from dtrl.cli import (
+        bench,
+        benchmark,
+        critic,
+        datasets,
+        demo,
+        doctor,
+        dream,
+        evaluate,
+        export,
+        finetune,
+        tokenizers,
+        train,
+    )
 
     parser = Parser(prog="dtrl", description="Decision Transformers: reinforcement learning as sequence modelling.")
     parser.add_argument("--version", action="version", version=f"dtrl {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
-    for module in (train, finetune, evaluate, doctor, dream, datasets, tokenizers, export, benchmark, bench, demo):
+    for module in (
+        train,
+        finetune,
+        evaluate,
+        critic,
+        doctor,
+        dream,
+        datasets,
+        tokenizers,
+        export,
+        benchmark,
+        bench,
+        demo,
+    ):
         module.add_parser(verbs)
     return parser
 
