@@ -355,7 +355,7 @@ class CriticConfig:
     """What says how much an action is worth, by implicit Q-learning [Kostrikov et al. 2021, arXiv:2110.06169], with its published settings but for fewer
     updates."""
 
-    updates: int = option(20_000, "gradient updates; a million in the paper")
+    updates: int = option(10_000, "gradient updates; a million in the paper")
     batch_size: int = option(256, "steps of an update")
     learning_rate: float = option(3e-4, "of Adam")
     width: int = option(256, "units of each of the two hidden layers")

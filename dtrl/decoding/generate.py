@@ -51,7 +51,7 @@ STRATEGIES: dict[str, Callable[[Generation], Iterator[None]]] = {
     "contrastive": contrastive.search,
     "speculative": speculative.speculate,
 }
-"""Name → strategy. `plan` is none of them: it ranks by return, and has to know which tokens are rewards (`dtrl.acting.planning`)."""
+"""Name → strategy. `plan` and `best_of` are none of them: they judge actions, by their return (`dtrl.acting.planning`) or a critic (`dtrl.acting.critic`)."""
 
 
 def tokens(
@@ -109,7 +109,7 @@ def begin(
 ) -> Generation:
     if config.strategy not in STRATEGIES:
         raise InputError(
-            f"strategy {config.strategy} ranks by return, and a stream of tokens has none; choose one of {', '.join(STRATEGIES)}."
+            f"strategy {config.strategy} judges actions, and a stream of tokens has none; choose one of {', '.join(STRATEGIES)}."
         )
     if (draft is None) == (config.strategy == "speculative"):
         need = "needs a draft" if draft is None else "has no use for a draft; take strategy speculative"

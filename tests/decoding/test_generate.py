@@ -33,8 +33,8 @@ def listed(generated):
     return [row[:length] for row, length in zip(generated.ids.tolist(), generated.lengths.tolist(), strict=True)]
 
 
-def test_every_strategy_of_the_configuration_but_planning_is_in_the_table():
-    assert set(STRATEGIES) == set(CONFIGURED) - {"plan"}
+def test_every_strategy_of_the_configuration_that_judges_no_actions_is_in_the_table():
+    assert set(STRATEGIES) == set(CONFIGURED) - {"plan", "best_of"}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -198,7 +198,7 @@ def test_progress_keeps_what_a_row_takes_up_to_its_end():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"config": DecodingConfig(strategy="plan")}, "strategy plan ranks by return, .* one of greedy, sample, beam"),
+        ({"config": DecodingConfig(strategy="plan")}, "strategy plan judges actions, .* one of greedy, sample, beam"),
         ({"steps": 0}, "steps 0 must be a positive number"),
         ({"prompt": PROMPTS[:2]}, r"prompt has shape \(2, 2\); \(4, T\) is expected"),
         ({"config": DecodingConfig(strategy="speculative")}, "strategy speculative needs a draft"),
