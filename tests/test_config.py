@@ -174,7 +174,8 @@ WRONG = [
         (DecodingConfig, {"strategy": "beam", "length_penalty": value}, f"length_penalty {value} must be a finite")
         for value in (math.nan, math.inf)
     ],
-    (DecodingConfig, {"strategy": "beam", "top_p": 0.9}, "beam keeps .* no use for top_p; add --strategy sample or speculative or plan or best_of, or leave it out; "
+    (DecodingConfig, {"strategy": "beam", "top_p": 0.9}, "beam keeps .* no use for top_p; add --strategy sample or speculative or plan or best_of, or leave "
+     "it out; "
      "beam goes with beam_width, length_penalty.$"),
     (DecodingConfig, {"strategy": "beam", "temperature": 0.5}, "has no use for temperature; add --strategy sample"),
     (DecodingConfig, {"strategy": "beam", "temperature": 0.0}, "has no use for temperature; add --strategy sample"),
