@@ -175,6 +175,25 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE as JSON")
 
 
+def add_evaluation(parser: argparse.ArgumentParser, title: str, every: str, targets: str) -> None:
+    """Flags of the evaluations of a verb that trains; `every` and `targets` say what holds where they are not given."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--eval-every", type=int, default=0, metavar="INT", help=f"updates between two evaluations (default: {every})"
+    )
+    group.add_argument(
+        "--eval-episodes",
+        type=int,
+        default=10,
+        metavar="INT",
+        help="episodes for each target; 0 never evaluates (default: 10)",
+    )
+    add_workers(group)
+    group.add_argument(
+        "--target-returns", type=float, nargs="+", metavar="R", help=f"returns to ask for (default: {targets})"
+    )
+
+
 def add_workers(parser: Any) -> None:
     """`--env-workers`, for a verb that evaluates."""
     parser.add_argument(

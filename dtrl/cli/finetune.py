@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtrl.cli.arguments import (
+    add_evaluation,
     add_flags,
     add_json,
     add_modules,
-    add_workers,
     data_of,
     given,
     names_of,
@@ -60,25 +60,7 @@ def add_parser(verbs: Any) -> None:
     add_modules(parser)
     add_flags(parser, OnlineConfig, "play")
     add_flags(parser, TrainingConfig, "training", ONLINE_TRAINING)
-    group = parser.add_argument_group("evaluation")
-    group.add_argument(
-        "--eval-every",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="updates between two evaluations (default: one before the first update, and one at the end)",
-    )
-    group.add_argument(
-        "--eval-episodes",
-        type=int,
-        default=10,
-        metavar="INT",
-        help="episodes for each target; 0 never evaluates (default: 10)",
-    )
-    add_workers(group)
-    group.add_argument(
-        "--target-returns", type=float, nargs="+", metavar="R", help="returns to ask for (default: the policy's own)"
-    )
+    add_evaluation(parser, "evaluation", "one before the first update, and one at the end", "the policy's own")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dtrl.cli.arguments import (
+    add_evaluation,
     add_file_flags,
     add_flags,
     add_json,
     add_modules,
-    add_workers,
     given,
     load,
     names_of,
@@ -68,28 +68,8 @@ def add_parser(verbs: Any) -> None:
     add_flags(parser, ModelConfig, "model")
     add_flags(parser, DataConfig, "data")
     add_file_flags(parser)
-    group = parser.add_argument_group("evaluation during training")
-    group.add_argument(
-        "--eval-every",
-        type=int,
-        default=0,
-        metavar="INT",
-        help="updates between two evaluations (default: one, at the end)",
-    )
-    group.add_argument(
-        "--eval-episodes",
-        type=int,
-        default=10,
-        metavar="INT",
-        help="episodes for each target; 0 never evaluates (default: 10)",
-    )
-    add_workers(group)
-    group.add_argument(
-        "--target-returns",
-        type=float,
-        nargs="+",
-        metavar="R",
-        help="returns to ask for (default: the 25, 50, 75 and 95 %% quantiles of the data)",
+    add_evaluation(
+        parser, "evaluation during training", "one, at the end", "the 25, 50, 75 and 95 %% quantiles of the data"
     )
 
 
