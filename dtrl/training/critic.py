@@ -5,6 +5,7 @@ With u = Q(s, a) − V(s), V follows an expectile of Q over the actions of the d
 (equation 6); s′ of a step that terminates is worth nothing. The Q that V follows moves slowly after the one that is learned."""
 
 import copy
+import sys
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,9 @@ def train_critic(trajectories: Trajectories, config: CriticConfig | None = None,
     leading: list[Tensor] = [p for net in (critic.first, critic.second) for p in net.parameters()]
     optimizer = torch.optim.Adam(learned, config.learning_rate)
     loss = torch.zeros(())
-    for update in tqdm(range(config.updates), desc="critic", unit="update", disable=not progress, leave=False):
+    for update in tqdm(
+        range(config.updates), desc="critic", unit="update", disable=not (progress and sys.stderr.isatty()), leave=False
+    ):
         drawn = np.random.default_rng([config.seed, update]).integers(len(after), size=config.batch_size)
         now, then = (torch.from_numpy(index).to(device) for index in (drawn, after[drawn]))
         with torch.no_grad():
