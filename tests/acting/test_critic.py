@@ -79,6 +79,7 @@ def test_a_bandit_s_values_are_its_rewards_and_a_state_has_their_expectile(tau):
     assert value == pytest.approx(tau / (tau + 3 * (1 - tau)), abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_later_reward_counts_less_and_an_end_is_worth_nothing():
     critic = train_critic(
         chain(terminated=True), CriticConfig(discount=0.5, **{**FAST, "updates": 1_000, "learning_rate": 3e-3})
@@ -87,6 +88,7 @@ def test_a_later_reward_counts_less_and_an_end_is_worth_nothing():
     assert q_of(critic, 0.0, 1) == pytest.approx(0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_what_comes_after_a_truncation_is_worth_what_its_observation_is():
     """The final observation is in the data; where it looks like an earlier one, it has the value of that one."""
     loop = episode([[0.0], [0.0], [0.0]], [0, 0], [1.0, 1.0], terminated=False)
