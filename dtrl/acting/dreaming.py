@@ -20,7 +20,8 @@ from dtrl.spaces import flatten, leaves, unflatten
 from dtrl.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from dtrl.acting.policy import Decision, Policy
+    from dtrl.acting.decisions import Decision
+    from dtrl.acting.policy import Policy
 
 
 def dream(

@@ -2,8 +2,8 @@
 
 B environments, S width of an observation, A width of an action."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dtrl.acting.asking import ask
 from dtrl.acting.chunks import check_chunks, next_actions, refuse_masks
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.critic import best_of, load_critic
+from dtrl.acting.decisions import Decision, Pick, decisions_of
 from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
 from dtrl.acting.searching import check_search, search
@@ -30,7 +31,7 @@ from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.decoding import choose, mask_actions
 from dtrl.errors import InputError
 from dtrl.presets import build
-from dtrl.sequence_model import Field, SequenceModel
+from dtrl.sequence_model import SequenceModel
 from dtrl.spaces import (
     Space,
     check_space,
@@ -42,45 +43,6 @@ from dtrl.tokenizers import Components
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What is picked at once of an action."""
-
-    names: tuple[str, ...]
-    """Fields: several where they share a token."""
-    slot: int
-    """Which of the field's tokens."""
-    fed: bool
-    """Whether the model is then told, since something of the same action is predicted from it, or since its ids are not to be read off the action."""
-    asks: bool = False
-    """Whether it is no part of the action, but a return that the model asks of itself before it acts."""
-
-    def part(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of the tokens (B, n) or (B, n, d) of each field, those of this decision."""
-        return {name: tokens[name][:, self.slot : self.slot + 1] for name in self.names}
-
-
-Pick = Callable[[Mapping[str, Distribution], Decision], dict[str, Tensor]]
-"""Tokens (B, 1) or (B, 1, d) from distributions of batch shape (B, 1), by field."""
-
-
-def decisions_of(model: SequenceModel, acted: Collection[str], told_last: bool = False) -> list[Decision]:
-    """An action's decisions, in the order of the block, with what else the model chooses before it. `acted` are the columns that hold actions.
-
-    With `told_last` the model is told the last id too, at once."""
-    groups: list[list[Field]] = []
-    for f in model.fields:
-        if (f.source in acted or f.chosen) and not f.at_once:
-            groups[-1].append(f) if f.joined else groups.append([f])
-    slots = [(group, slot) for group in groups for slot in range(group[0].tokenizer.num_tokens)]
-    told_last = told_last and slots[-1][0][0].tokenizer.vocab_size is not None
-    fed = [(told_last or i < len(slots) - 1) and group[0].in_context for i, (group, _) in enumerate(slots)]
-    return [
-        Decision(tuple(f.name for f in group), slot, fed=tells, asks=group[0].chosen)
-        for (group, slot), tells in zip(slots, fed, strict=True)
-    ]
 
 
 class Policy(Actor):

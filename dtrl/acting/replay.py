@@ -15,7 +15,8 @@ from dtrl.trajectories import Trajectories
 from dtrl.windows import Batch, Windows, chunk_rows
 
 if TYPE_CHECKING:
-    from dtrl.acting.policy import Decision, Policy
+    from dtrl.acting.decisions import Decision
+    from dtrl.acting.policy import Policy
     from dtrl.acting.state import PolicyState
 
 
