@@ -1,11 +1,10 @@
 """`dtrl critic DATASET --output FILE`: train what says how much an action is worth."""
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from dtrl.cli.arguments import add_flags
+from dtrl.cli.arguments import add_flags, given
 from dtrl.config import CriticConfig
 
 
@@ -26,7 +25,7 @@ def run(arguments: argparse.Namespace) -> None:
     from dtrl.training.critic import train_critic
     from dtrl.trajectories import load_trajectories
 
-    config = CriticConfig(**{f.name: vars(arguments)[f.name] for f in fields(CriticConfig) if f.name in arguments})
+    config = CriticConfig(**given(arguments, CriticConfig))
     critic = train_critic(load_trajectories(arguments.dataset), config, progress=True)
     critic.save(arguments.output)
     print(f"wrote {arguments.output}; next:\n  dtrl evaluate RUN --strategy best_of --critic {arguments.output}")

@@ -6,6 +6,7 @@ With u = Q(s, a) − V(s), V follows an expectile of Q over the actions of the d
 
 import copy
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,34 @@ TARGET_RATE = 0.005
 """Of the way to the learned Q, how much the slow one goes at every update."""
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What is learned from, on a device: N steps of E episodes, S and A widths of an observation and an action as vectors."""
+
+    seen: Tensor
+    """(N + E, S) observations of all steps, and behind them the final ones of the episodes."""
+    done: Tensor
+    """(N, A) actions."""
+    rewards: Tensor
+    """(N,) scaled."""
+    goes_on: Tensor
+    """(N,) 0 where the episode terminates, else 1."""
+    after: npt.NDArray[np.int64]
+    """(N,) where in `seen` the observation after each step is."""
+
+    @staticmethod
+    def of(critic: Critic, trajectories: Trajectories, device: torch.device) -> "Steps":
+        observations = np.concatenate([trajectories.observations, trajectories.final_observations])
+        rewards = np.asarray(trajectories.rewards, np.float32) / np.float32(critic.reward_scale)
+        return Steps(
+            vectors(critic.observing, torch.from_numpy(observations).to(device)[:, None])[:, 0],
+            vectors(critic.acting, torch.from_numpy(np.array(trajectories.actions)).to(device)[:, None])[:, 0],
+            torch.from_numpy(rewards).to(device),
+            torch.from_numpy(~np.asarray(trajectories.terminations, dtype=bool)).to(device).float(),
+            following(trajectories),
+        )
+
+
 def train_critic(trajectories: Trajectories, config: CriticConfig | None = None, progress: bool = False) -> Critic:
     """Train a critic on every step. The same data and configuration give the same critic.
 
@@ -37,32 +66,26 @@ def train_critic(trajectories: Trajectories, config: CriticConfig | None = None,
     critic = Critic(config, trajectories.observation_space, trajectories.action_space).to(device)
     critic.observing.fit(trajectories.observations)
     critic.acting.fit(trajectories.actions)
-    observations = np.concatenate([trajectories.observations, trajectories.final_observations])
-    seen = vectors(critic.observing, torch.from_numpy(observations).to(device)[:, None])[:, 0]
-    done = vectors(critic.acting, torch.from_numpy(np.array(trajectories.actions)).to(device)[:, None])[:, 0]
     span = float(np.ptp(trajectories.episode_returns))
     critic.reward_scale = span / RETURN_RANGE if span > 0 else 1.0
-    rewards = torch.from_numpy(np.asarray(trajectories.rewards, np.float32) / np.float32(critic.reward_scale)).to(
-        device
-    )
-    goes_on = torch.from_numpy(~np.asarray(trajectories.terminations, dtype=bool)).to(device).float()
-    after = following(trajectories)
+    steps = Steps.of(critic, trajectories, device)
     slow = copy.deepcopy(critic)
-    learned = [p for net in (critic.first, critic.second, critic.value) for p in net.parameters()]
     followed: list[Tensor] = [p for net in (slow.first, slow.second) for p in net.parameters()]
     leading: list[Tensor] = [p for net in (critic.first, critic.second) for p in net.parameters()]
-    optimizer = torch.optim.Adam(learned, config.learning_rate)
+    optimizer = torch.optim.Adam(critic.parameters(), config.learning_rate)
     loss = torch.zeros(())
     for update in tqdm(
         range(config.updates), desc="critic", unit="update", disable=not (progress and sys.stderr.isatty()), leave=False
     ):
-        drawn = np.random.default_rng([config.seed, update]).integers(len(after), size=config.batch_size)
-        now, then = (torch.from_numpy(index).to(device) for index in (drawn, after[drawn]))
+        drawn = np.random.default_rng([config.seed, update]).integers(len(steps.after), size=config.batch_size)
+        now, then = (torch.from_numpy(index).to(device) for index in (drawn, steps.after[drawn]))
+        seen, done = steps.seen[now], steps.done[now]
         with torch.no_grad():
-            target = slow(seen[now], done[now])
-            wanted = rewards[now] + config.discount * goes_on[now] * critic.value(seen[then]).squeeze(-1)
-        known = torch.cat([seen[now], done[now]], dim=-1)
-        loss = expectile_loss(target - critic.value(seen[now]).squeeze(-1), config.expectile)
+            target = slow(seen, done)
+            later = critic.value(steps.seen[then]).squeeze(-1)
+            wanted = steps.rewards[now] + config.discount * steps.goes_on[now] * later
+        known = torch.cat([seen, done], dim=-1)
+        loss = expectile_loss(target - critic.value(seen).squeeze(-1), config.expectile)
         for estimate in (critic.first, critic.second):
             loss = loss + (estimate(known).squeeze(-1) - wanted).square().mean()
         optimizer.zero_grad()
