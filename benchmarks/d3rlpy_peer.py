@@ -16,11 +16,9 @@ What the settings do not say: the warm-up of 10,000 updates is a tenth of them w
 of their space, the largest logit of Discrete ones is taken, and returns are divided as dtrl's are (--return-scale 1000 is the published one for MuJoCo)."""
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,15 +33,11 @@ from dtrl.acting.environments import environment_id, make_environment
 from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.errors import InputError
 from dtrl.evaluation import Report, TargetResult
-from dtrl.pool import run_tasks
 from dtrl.presets import resolve
-from dtrl.suites import load_suite
-from dtrl.suites.benchmark import note, prepare_suite, write_results
 from dtrl.suites.cells import CHOOSING_SEEDS, FINAL_SEEDS, Cell, write_cell
 from dtrl.suites.data import data_options
+from dtrl.suites.external import add_external, run_external, vector_spaces
 from dtrl.suites.running import chosen
-from dtrl.suites.suite import Entry
-from dtrl.suites.table import markdown
 from dtrl.trajectories import Trajectories, load_trajectories
 
 LABEL = "d3rlpy DT"
@@ -83,13 +77,7 @@ def environment_of(env_spec: str) -> dict[str, Any]:
 
 def job_of(cell: Cell, data: Trajectories, return_scale: float | None) -> dict[str, Any]:
     """All that the other side needs to know beside the arrays. Raises InputError for what d3rlpy has no form for."""
-    shown, acted = data.observation_space, data.action_space
-    if (
-        not isinstance(shown, spaces.Box)
-        or len(shown.shape) != 1
-        or not isinstance(acted, spaces.Box | spaces.Discrete)
-    ):
-        raise InputError(f"d3rlpy's model takes vectors, and {data.origin.name} has {shown} and {acted}.")
+    _, acted = vector_spaces(data, "d3rlpy's")
     config = resolve(ModelConfig(**chosen(cell.options, ModelConfig)), data)
     training = TrainingConfig(**chosen(cell.options, TrainingConfig))
     discrete = isinstance(acted, spaces.Discrete)
@@ -201,25 +189,11 @@ def report_of(cell: Cell, played: tuple[list[float], list[int]]) -> dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", help="name or file, as for dtrl benchmark")
-    parser.add_argument("--logdir", type=Path, required=True, help="folder of the suite's runs")
     parser.add_argument("--python", required=True, help="the Python with d3rlpy, such as d3rlpy-venv/bin/python")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--return-scale", type=float, help="published for MuJoCo: 1000 (default: dtrl's)")
-    parser.add_argument("--allow-missing", action="store_true")
+    add_external(parser)
     arguments = parser.parse_args()
     run_python([arguments.python, "-c", "import d3rlpy"])
-    suite = load_suite(arguments.suite)
-    sizes = next(entry for entry in suite.entries if entry.label == suite.baseline).options
-    suite = dataclasses.replace(suite, entries=(*suite.entries, Entry(LABEL, "external", options=sizes)))
-    benchmark = prepare_suite(suite, arguments.logdir, arguments.jobs, arguments.allow_missing)
-    cells = {cell.name: cell for cell in benchmark.todo if cell.entry.label == LABEL}
-    tasks = {name: PeerRun(cell, arguments.python, arguments.return_scale) for name, cell in cells.items()}
-    for done in run_tasks(tasks, arguments.jobs):
-        print(f"{done.name}: {done.error or 'done'} ({done.seconds:.0f} s)", file=sys.stderr, flush=True)
-        note(benchmark, cells[done.name], done)
-    print(markdown(write_results(benchmark)))
-    print(json.dumps(benchmark.failed, indent=2) if benchmark.failed else "")
+    run_external(arguments, LABEL, lambda cell: PeerRun(cell, arguments.python, arguments.return_scale))
 
 
 if __name__ == "__main__":

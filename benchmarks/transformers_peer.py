@@ -14,11 +14,8 @@ returns are divided as dtrl's are (--return-scale 1000 is the published one for 
 import argparse
 import copy
 import dataclasses
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,16 +30,11 @@ from dtrl.acting import Actor
 from dtrl.acting.state import PolicyState
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig
-from dtrl.errors import InputError
-from dtrl.pool import run_tasks
 from dtrl.presets import resolve
-from dtrl.suites import load_suite
-from dtrl.suites.benchmark import note, prepare_suite, write_results
 from dtrl.suites.cells import CHOOSING_SEEDS, FINAL_SEEDS, Cell, write_cell
 from dtrl.suites.data import data_options
+from dtrl.suites.external import add_external, run_external, vector_spaces
 from dtrl.suites.running import chosen, evaluated
-from dtrl.suites.suite import Entry
-from dtrl.suites.table import markdown
 from dtrl.trajectories import Trajectories, load_trajectories
 from dtrl.windows import Batch, Windows
 
@@ -198,13 +190,7 @@ class PeerRun:
 
 def peer_model(config: ModelConfig, data: Trajectories) -> Any:
     """A `DecisionTransformerModel` of the size of dtrl's. Raises InputError for spaces that it has no form for."""
-    shown, acted = data.observation_space, data.action_space
-    if (
-        not isinstance(shown, spaces.Box)
-        or len(shown.shape) != 1
-        or not isinstance(acted, spaces.Box | spaces.Discrete)
-    ):
-        raise InputError(f"transformers' model takes vectors, and {data.origin.name} has {shown} and {acted}.")
+    shown, acted = vector_spaces(data, "transformers'")
     return DecisionTransformerModel(
         DecisionTransformerConfig(
             state_dim=shown.shape[0],
@@ -225,24 +211,10 @@ def peer_model(config: ModelConfig, data: Trajectories) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("suite", help="name or file, as for dtrl benchmark")
-    parser.add_argument("--logdir", type=Path, required=True, help="folder of the suite's runs")
-    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="published: 1e-4")
-    parser.add_argument("--return-scale", type=float, help="published for MuJoCo: 1000 (default: dtrl's)")
-    parser.add_argument("--allow-missing", action="store_true")
+    add_external(parser)
     arguments = parser.parse_args()
-    suite = load_suite(arguments.suite)
-    sizes = next(entry for entry in suite.entries if entry.label == suite.baseline).options
-    suite = dataclasses.replace(suite, entries=(*suite.entries, Entry(LABEL, "external", options=sizes)))
-    benchmark = prepare_suite(suite, arguments.logdir, arguments.jobs, arguments.allow_missing)
-    cells = {cell.name: cell for cell in benchmark.todo if cell.entry.label == LABEL}
-    tasks = {name: PeerRun(cell, arguments.learning_rate, arguments.return_scale) for name, cell in cells.items()}
-    for done in run_tasks(tasks, arguments.jobs):
-        print(f"{done.name}: {done.error or 'done'} ({done.seconds:.0f} s)", file=sys.stderr, flush=True)
-        note(benchmark, cells[done.name], done)
-    print(markdown(write_results(benchmark)))
-    print(json.dumps(benchmark.failed, indent=2) if benchmark.failed else "")
+    run_external(arguments, LABEL, lambda cell: PeerRun(cell, arguments.learning_rate, arguments.return_scale))
 
 
 if __name__ == "__main__":
