@@ -1,4 +1,5 @@
-"""What a GPU is for, as one prepared run: the paper's Hopper run with its evaluation, a large model's utilisation in bf16, and environment steps a second.
+"""What a GPU is for, as one prepared run: the paper's Hopper run with its evaluation, a large model in bf16, an update beside a peer's, and environment steps a
+second.
 
     python benchmarks/gpu.py hopper/medium-v0 --output runs/gpu
 
@@ -24,31 +25,44 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100, help="of its evaluation (default: 100)")
     parser.add_argument("--large-updates", type=int, default=300, help="of the large model (default: 300)")
     parser.add_argument("--large", type=int, nargs=3, default=(12, 768, 64), metavar=("LAYERS", "WIDTH", "K"))
+    parser.add_argument("--large-batch-size", type=int, default=128, help="windows (default: 128)")
+    parser.add_argument("--engines", nargs="+", choices=("eager", "graph"), default=["eager", "graph"])
     parser.add_argument("--max-envs", type=int, default=4_096)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        help="these parts, of which each is written when it is done (default: all)",
+    )
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    document = {"paper": paper(arguments), "large": large(arguments), "rollouts": rollouts(arguments)}
-    (arguments.output / "gpu.json").write_text(json.dumps(document, indent=2) + "\n")
-    print(json.dumps({name: document[name] for name in ("paper", "large")}, indent=2))
+    document = {}
+    for name in arguments.only:
+        document[name] = PARTS[name](arguments)
+        (arguments.output / "gpu.json").write_text(json.dumps(document, indent=2) + "\n")
+    print(json.dumps({name: part for name, part in document.items() if name != "rollouts"}, indent=2))
 
 
 def paper(arguments: argparse.Namespace) -> dict[str, float]:
-    """100,000 updates of 64 windows of 20 steps [Chen et al. 2021, table 8], then episodes for the data's 95 % quantile."""
+    """100,000 updates of 64 windows of 20 steps [Chen et al. 2021, table 8]."""
     run = arguments.output / "paper"
     warm_up = min(10_000, arguments.updates // 10)
-    training = f"--updates {arguments.updates} --learning-rate 1e-4 --warmup-updates {warm_up} --log-every {max(1, arguments.updates // 100)}"
-    trained = dtrl(f"train {arguments.dataset} --logdir {run} {training} {on(arguments)} --eval-episodes 0")
-    report = arguments.output / "paper.json"
-    evaluated = dtrl(
-        f"evaluate {run} --episodes {arguments.episodes} --context block --device {arguments.device} --json {report}"
-    )
-    return {
-        "updates": arguments.updates,
-        "training_seconds": trained,
-        "evaluation_seconds": evaluated,
-        "mean_return": json.loads(report.read_text())["targets"][0]["mean"],
-        "model_flops_utilization": utilization(run),
-    }
+    training = f"--updates {arguments.updates} --learning-rate 1e-4 --warmup-updates {warm_up} --log-every {max(1, arguments.updates // 20)}"
+    seconds = dtrl(f"train {arguments.dataset} --logdir {run} {training} {on(arguments)} --eval-episodes 0")
+    return {"updates": arguments.updates, "training_seconds": seconds, **of_last_stretch(run)}
+
+
+def evaluation(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The same episodes of the paper's run by each engine, for the data's 95 % quantile."""
+    results = {}
+    for engine in engines(arguments):
+        report = arguments.output / f"paper-{engine}.json"
+        place = f"--engine {engine}" if engine != "eager" else f"--device {arguments.device}"
+        episodes = f"--episodes {arguments.episodes} --num-envs {arguments.episodes}"
+        seconds = dtrl(f"evaluate {arguments.output / 'paper'} {episodes} --context block {place} --json {report}")
+        results[engine] = {"seconds": seconds, "mean_return": json.loads(report.read_text())["targets"][0]["mean"]}
+    return results
 
 
 def large(arguments: argparse.Namespace) -> dict[str, float]:
@@ -56,34 +70,45 @@ def large(arguments: argparse.Namespace) -> dict[str, float]:
     layers, width, context = arguments.large
     run = arguments.output / "large"
     model = f"--layers {layers} --width {width} --heads {max(1, width // 64)} --context-length {context} --activation gelu --dropout 0"
-    training = (
-        f"--updates {arguments.large_updates} --precision bf16 --log-every {max(1, arguments.large_updates // 3)}"
-    )
+    training = f"--updates {arguments.large_updates} --batch-size {arguments.large_batch_size} --log-every {max(1, arguments.large_updates // 3)}"
     seconds = dtrl(f"train {arguments.dataset} --logdir {run} {model} {training} {on(arguments)} --eval-episodes 0")
-    return {"training_seconds": seconds, "model_flops_utilization": utilization(run)}
+    return {"training_seconds": seconds, **of_last_stretch(run)}
+
+
+def update(arguments: argparse.Namespace) -> object:
+    """An update of the paper's model beside transformers', as `dtrl bench training` measures them."""
+    file = arguments.output / "training.json"
+    dtrl(f"bench training {'' if arguments.device == 'cpu' else '--cuda 1 --bf16 1'} --json {file}")
+    return json.loads(file.read_text())["results"]
 
 
 def rollouts(arguments: argparse.Namespace) -> dict[str, object]:
-    """Environment steps a second in environments that cost nothing, as `dtrl bench rollouts` measures them; on CUDA also with the engine graph."""
+    """Environment steps a second in environments that cost nothing, as `dtrl bench rollouts` measures them, by each engine."""
     documents: dict[str, object] = {}
-    for name, flags in {"eager": "--cuda 1", "graph": "--cuda 1 --graph 1"}.items():
-        if arguments.device == "cpu":
-            flags = ""
-            if name == "graph":
-                continue
+    for name in engines(arguments):
+        flags = "" if arguments.device == "cpu" else f"--cuda 1 --graph {int(name == 'graph')}"
         file = arguments.output / f"rollouts-{name}.json"
-        dtrl(f"bench rollouts --max-envs {arguments.max_envs} --repetitions 3 --steps 20 {flags} --json {file}")
+        dtrl(
+            f"bench rollouts --max-envs {arguments.max_envs} --envs 0 --repetitions 3 --steps 20 {flags} --json {file}"
+        )
         documents[name] = json.loads(file.read_text())["results"]
     return documents
 
 
 def on(arguments: argparse.Namespace) -> str:
-    return f"--device {arguments.device}" + (" --cuda-graph" if arguments.device != "cpu" else "")
+    if arguments.device == "cpu":
+        return "--device cpu"
+    return f"--device {arguments.device} --precision bf16 --compile --cuda-graph"
 
 
-def utilization(run: Path) -> float:
-    """Of the last stretch that was logged, when everything is warm."""
-    return newest_scalars(run)["train/model_flops_utilization"]
+def engines(arguments: argparse.Namespace) -> list[str]:
+    return ["eager"] if arguments.device == "cpu" else arguments.engines
+
+
+def of_last_stretch(run: Path) -> dict[str, float]:
+    """What was logged last, when everything is warm."""
+    scalars = newest_scalars(run)
+    return {name.split("/")[1]: scalars[name] for name in ("train/model_flops_utilization", "time/updates_per_second")}
 
 
 def dtrl(command: str) -> float:
@@ -92,6 +117,9 @@ def dtrl(command: str) -> float:
     begun = time.monotonic()
     subprocess.run([sys.executable, "-m", "dtrl", *command.split()], check=True)
     return time.monotonic() - begun
+
+
+PARTS = {"paper": paper, "evaluation": evaluation, "large": large, "update": update, "rollouts": rollouts}
 
 
 if __name__ == "__main__":

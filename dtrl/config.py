@@ -290,9 +290,8 @@ class TrainingConfig:
             raise InputError(f"scheduled_sampling {self.scheduled_sampling} is outside [0, 1]; 0 turns it off.")
         if not 0 <= self.holdout < 1:
             raise InputError(f"holdout {self.holdout} is outside [0, 1); 0.1 holds out a tenth of the episodes.")
-        if self.cuda_graph and (self.compile or self.data_on_device == "never"):
-            other = "compile" if self.compile else "data_on_device never"
-            raise InputError(f"cuda_graph does not go with {other}; choose one of the two.")
+        if self.cuda_graph and self.data_on_device == "never":
+            raise InputError("cuda_graph does not go with data_on_device never; choose one of the two.")
         for name in ("weight_decay", "warmup_updates", "seed", "observation_noise", "conservative"):
             value = getattr(self, name)
             if value is not None and not (value >= 0 and math.isfinite(value)):

@@ -122,6 +122,17 @@ def untrained_policy():
 
 
 @pytest.fixture
+def cuda():
+    """The GPU, without the shorter floats that its convolutions are otherwise allowed to take."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU and torch's CUDA build")
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        yield torch.device("cuda")
+
+
+@pytest.fixture
 def nothing_read_back():
     """A context in which torch raises where the host would have to wait for a number of the device, which no CUDA graph can hold."""
     import torch

@@ -73,12 +73,18 @@ class Transformer(Backbone):
             own = torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
             known = known_mask.__wrapped__ if own else known_mask
             mask = known(0, length, length, self.band, x.device, x.dtype)
+            # torch's kernels for CUDA read no mask at all where it is the causal one
+            causal = x.is_cuda and self.band is None
         else:
+            causal = False
             positions, mask, cache = state.plan(length, self.band, x.device, x.dtype)
         rotation = self.rotation(positions(), x.dtype) if self.rotary else None
         last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, rotation, None if cache is None else (cache, i), read if i == last else None)
+            part = read if i == last else None
+            x = block(
+                x, None if causal and part is None else mask, rotation, None if cache is None else (cache, i), part
+            )
         if state is not None:
             state.advance(length)
         return self.final_norm(x), state
@@ -135,12 +141,14 @@ class Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         rotation: tuple[Tensor, Tensor] | None,
         cache: "tuple[Cache | GivenPast, int] | None",
         read: Tensor | slice | None,
     ) -> Tensor:
-        """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere."""
+        """(B, L, D) → (B, L, D), or (B, R, D) when `read` names R positions: then only keys and values are computed everywhere.
+
+        Without a `mask`, which a cache and `read` need, every token sees those before it."""
         (attention_norm, mlp_norm), (_, projection) = self.norms, self.weights
         heads, shared = self.heads * self.head_width, self.kv_heads * self.head_width
         if cache is None:
@@ -148,6 +156,7 @@ class Block(nn.Module):
         else:
             query, key_value = map(self.by_head, self.project(attention_norm(x), read, (heads, 2 * shared)))
         if read is not None:
+            assert mask is not None
             x, mask = x[:, read], mask[..., read, :]
         if rotation is not None:
             cos, sin = rotation
@@ -161,6 +170,7 @@ class Block(nn.Module):
         if cache is None:
             mixed = attend(query, key, value, mask, rate)
         else:
+            assert mask is not None
             mixed = cache[0].attend(cache[1], query, key_value, mask)
         mixed = mixed.transpose(1, 2).flatten(2)
         x = add_dropped(x, F.linear(mixed, *projection), rate)

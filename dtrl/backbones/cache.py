@@ -21,6 +21,8 @@ MANY_ROWS, SHORT = 16, 32
 
 MANY_KEYS = 512
 """From so many keys on, queries that share a head are faster below each other, in one product, than in torch's attention kernel."""
+ALIGNED = 8
+"""Masks begin at a multiple of so many entries: torch's attention kernels for CUDA read several at once, and look at strides alone to see whether they may."""
 WIDE = 2**20
 """Masks of more entries than this are not kept: they are those of long prefills, and of no use to a second call."""
 
@@ -197,16 +199,16 @@ def in_slots(newest: Tensor | int, used: int, capacity: int, device: torch.devic
 def growing_mask(new: int, used: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(L, S) `known_mask` without a band, where all of `used` tokens are still there: the last columns of a wider one that many lengths share,
     since one made for every length would cost as much as a layer."""
-    wide = causal_end(new, 1 << (used - 1).bit_length(), device, dtype)
-    return wide[:, wide.shape[1] - used :]
+    end = max(ALIGNED, 1 << (used - 1).bit_length()) + used % ALIGNED
+    return causal_end(new, end, device, dtype)[:, end - used : end]
 
 
-@lru_cache(maxsize=64)
-def causal_end(new: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(L, at least `width`) additive: the last of `new` tokens sees all, each before it one fewer."""
+@lru_cache(maxsize=512)
+def causal_end(new: int, end: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(L, at least `end`) additive: the last of `new` tokens sees all before `end`, each before it one fewer."""
     with torch.inference_mode(False):
-        width = max(width, new)
-        return torch.full((new, width), -math.inf, dtype=dtype, device=device).triu(width - new + 1)
+        width = -(-end // ALIGNED) * ALIGNED
+        return torch.full((new, width), -math.inf, dtype=dtype, device=device).triu(end - new + 1)
 
 
 def untouched_zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -231,11 +233,15 @@ def visible(queries: Tensor, keys: Tensor, band: tuple[int, int] | None) -> Tens
     return seen
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, rate: float) -> Tensor:
-    """softmax(q·kᵀ / √(D/H)) v over the visible keys, with dropout of the weights; fewer key heads than query heads are shared evenly."""
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rate: float) -> Tensor:
+    """softmax(q·kᵀ / √(D/H)) v over the visible keys, with dropout of the weights; fewer key heads than query heads are shared evenly.
+
+    Without a mask each of as many queries as keys sees the keys up to its own."""
     rows, heads, tokens, width = query.shape
     shared, keys = key.shape[1:3]
     grouped = shared != heads
+    if mask is None:
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=rate, is_causal=True, enable_gqa=grouped)
     acting = tokens <= SHORT and query.device.type == "cpu" and not torch.is_grad_enabled()
     if rate == 0 and not (acting and (rows >= MANY_ROWS or (grouped and keys >= MANY_KEYS))):
         return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=grouped)

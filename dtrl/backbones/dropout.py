@@ -1,4 +1,6 @@
-"""Dropout with random bits: on the CPU four decisions are taken from each 64-bit number, several times faster than torch's one draw an element."""
+"""Dropout with random bits: on the CPU four decisions are taken from each 64-bit number, several times faster than torch's one draw an element.
+
+A compiled model draws its own numbers in the loop that uses them."""
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +14,18 @@ def dropout(x: Tensor, rate: float) -> Tensor:
     """Zero a share `rate` of x, and scale the rest so that the mean stays."""
     if rate == 0:
         return x
-    return F.dropout(x, rate) if x.device.type != "cpu" else x * scaled_mask(x, rate)
+    return x * scaled_mask(x, rate) if by_bits(x) else F.dropout(x, rate)
 
 
 def add_dropped(x: Tensor, branch: Tensor, rate: float) -> Tensor:
     """x + dropout(branch, rate), the end of a residual branch, in one pass."""
-    if rate == 0 or x.device.type != "cpu":
+    if rate == 0 or not by_bits(x):
         return x + dropout(branch, rate)
     return torch.addcmul(x, branch, scaled_mask(branch, rate))
+
+
+def by_bits(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def scaled_mask(x: Tensor, rate: float) -> Tensor:

@@ -42,8 +42,9 @@ def run(
     cuda: int = 0,
     graph: int = 0,
 ) -> dict[str, Any]:
-    """Episodes of so many steps, one a row: in 1, 8, … `max_envs` environments without cost; and in `envs` that cost so many microseconds a step, with that
-    many worker processes. `cuda` 1 puts the model on the GPU, `graph` 1 replays a step there as one CUDA graph. The start of processes is not timed."""
+    """Episodes of so many steps, one a row: in 1, 8, … `max_envs` environments without cost; and in `envs` that cost so many microseconds a step (0 leaves
+    them out), with that many worker processes. `cuda` 1 puts the model on the GPU, `graph` 1 replays a step there as one CUDA graph. The start of processes is
+    not timed."""
     options = dict(locals())
     if cuda and not torch.cuda.is_available():
         raise InputError("there is no CUDA device here for --cuda 1; leave it out.")
@@ -52,7 +53,8 @@ def run(
     with torch_threads(threads):
         counts = [n for n in (1, 8, 64, 512, 4_096) if n <= max_envs]
         results = [null_row(policy, n, steps, repetitions) for n in counts]
-        results += costly_rows(policy, envs, steps, microseconds, workers, repetitions)
+        if envs:
+            results += costly_rows(policy, envs, steps, microseconds, workers, repetitions)
     return document("rollouts", options, results)
 
 

@@ -15,7 +15,10 @@ from dtrl.bench import timing
 from dtrl.bench.peers import ACTION_WIDTH, MAX_TIMESTEP, OBSERVATION_WIDTH, RETURN_SCALE, hopper_model
 from dtrl.bench.timing import LOW, compare, document, interleaved, torch_threads
 from dtrl.config import ModelConfig, TrainingConfig
+from dtrl.errors import InputError
+from dtrl.training.hardware import synchronize
 from dtrl.training.trainer import Trainer
+from dtrl.training.update import WARM_UP
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Windows
 
@@ -27,28 +30,40 @@ LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 1e-4, 0.25
 OUR_BATCHES, COLLATOR = "transformers, batches by dtrl", "transformers, documented collator"
 GOAL = 2.5
 BF16, BATCH, BF16_GOAL = "dtrl, bf16", "a batch of windows", 5.0
+GRAPH, BF16_GRAPH = "dtrl, CUDA graph", "dtrl, bf16, CUDA graph"
 
 
-def run(repetitions: int = 50, threads: int = 2, episodes: int = 200, bf16: int = 0) -> dict[str, Any]:
+def run(repetitions: int = 50, threads: int = 2, episodes: int = 200, bf16: int = 0, cuda: int = 0) -> dict[str, Any]:
     """Both are in training mode with dropout 0.1 and use torch's fused AdamW, as transformers' Trainer does by default. With `bf16`, dtrl's update under
-    autocast too, beside the same peer in fp32."""
+    autocast too, beside the same peer in fp32. With `cuda`, all of them on the GPU, and dtrl's as a CUDA graph too."""
+    if cuda and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here for --cuda 1; leave it out.")
+    device = torch.device("cuda" if cuda else "cpu")
     trajectories = hopper_shaped(episodes)
-    precisions = {"dtrl": "fp32", **({BF16: "bf16"} if bf16 else {})}
+    ours: dict[str, dict[str, Any]] = {"dtrl": {}}
+    ours |= {BF16: {"precision": "bf16"}} if bf16 else {}
+    ours |= {GRAPH: {"cuda_graph": True}} if cuda else {}
+    ours |= {BF16_GRAPH: {"cuda_graph": True, "precision": "bf16"}} if bf16 and cuda else {}
     with torch_threads(threads):
-        trainers = {name: make_trainer(trajectories, precision) for name, precision in precisions.items()}
+        trainers = {name: make_trainer(trajectories, device, **options) for name, options in ours.items()}
         numbers = itertools.count(1)
         jobs: dict[str, Callable[[], object]] = {
             **{name: updates_of(trainer) for name, trainer in trainers.items()},
-            OUR_BATCHES: peer_update(dtrl_batches(trajectories)),
-            COLLATOR: peer_update(Collator(trajectories)),
+            OUR_BATCHES: peer_update(dtrl_batches(trajectories), device),
+            COLLATOR: peer_update(Collator(trajectories), device),
             BATCH: lambda: trainers["dtrl"].batch(next(numbers)),
         }
-        times = interleaved({name: partial(always, job) for name, job in jobs.items()}, repetitions, warm_up=3)
+        times = interleaved(
+            {name: partial(always, job, device) for name, job in jobs.items()}, repetitions, warm_up=WARM_UP + 2
+        )
         used = {name: utilization(trainer, times[name], times[BATCH]) for name, trainer in trainers.items()}
-    work = f"training, an update of {BATCH_SIZE} windows, K = {CONTEXT_LENGTH}, {threads} thread{'s' if threads > 1 else ''}"
-    rows = [("dtrl", OUR_BATCHES, GOAL), ("dtrl", COLLATOR, None), *([(BF16, OUR_BATCHES, BF16_GOAL)] if bf16 else [])]
-    results = [compare(work, times, ours, peer, goal, threads=threads, **used[ours]) for ours, peer, goal in rows]
-    options = {"repetitions": repetitions, "threads": threads, "episodes": episodes, "bf16": bf16}
+    place = "on the GPU" if cuda else f"{threads} thread{'s' if threads > 1 else ''}"
+    work = f"training, an update of {BATCH_SIZE} windows, K = {CONTEXT_LENGTH}, {place}"
+    goals = {} if cuda else {"dtrl": GOAL, BF16: BF16_GOAL}
+    rows = [(name, OUR_BATCHES, goals.get(name)) for name in ours]
+    rows.insert(1, ("dtrl", COLLATOR, None))
+    results = [compare(work, times, name, peer, goal, threads=threads, **used[name]) for name, peer, goal in rows]
+    options = {"repetitions": repetitions, "threads": threads, "episodes": episodes, "bf16": bf16, "cuda": cuda}
     return document("training", options, results)
 
 
@@ -78,9 +93,14 @@ def table(document: Mapping[str, Any]) -> str:
     return "\n".join([timing.table(document), "", *lines.values()])
 
 
-def always(update: Callable[[], object]) -> Callable[[], object]:
-    """A job that needs no preparation."""
-    return update
+def always(update: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """A job that needs no preparation, and ends when the device has done it."""
+
+    def job() -> None:
+        update()
+        synchronize(device)
+
+    return job
 
 
 def hopper_shaped(episodes: int) -> Trajectories:
@@ -103,7 +123,7 @@ def hopper_shaped(episodes: int) -> Trajectories:
     )
 
 
-def make_trainer(trajectories: Trajectories, precision: str) -> Trainer:
+def make_trainer(trajectories: Trajectories, device: torch.device, **options: Any) -> Trainer:
     model = ModelConfig(context_length=CONTEXT_LENGTH, max_timestep=MAX_TIMESTEP, return_scale=RETURN_SCALE)
     config = TrainingConfig(
         updates=10**6,
@@ -111,8 +131,9 @@ def make_trainer(trajectories: Trajectories, precision: str) -> Trainer:
         learning_rate=LEARNING_RATE,
         weight_decay=WEIGHT_DECAY,
         gradient_clip=CLIP,
-        device="cpu",
-        precision=precision,
+        device=str(device),
+        log_every=10**6,
+        **options,
     )
     trainer = Trainer(trajectories, model, config, None, False)
     trainer.model.train()
@@ -128,13 +149,13 @@ Inputs = dict[str, Tensor]
 """What the peer's model takes."""
 
 
-def peer_update(draw: Callable[[], Inputs]) -> Callable[[], object]:
+def peer_update(draw: Callable[[], Inputs], device: torch.device) -> Callable[[], object]:
     """An update as in transformers' documentation: the mean squared error of the actions that are not padding."""
-    model = hopper_model().train()
+    model = hopper_model().train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
 
     def update() -> float:
-        inputs = draw()
+        inputs = {name: value.to(device) for name, value in draw().items()}
         optimizer.zero_grad(set_to_none=True)
         predicted = model(**inputs).action_preds
         valid = inputs["attention_mask"].reshape(-1) > 0

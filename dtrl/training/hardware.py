@@ -39,7 +39,8 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 def _matmul_rate(device: torch.device, dtype: torch.dtype, threads: int, budget_seconds: float = 0.2) -> float:
     begun, size, fastest = time.perf_counter(), SMALLEST, 0.0
     while fastest == 0 or time.perf_counter() - begun < budget_seconds:
-        matrix = torch.ones(size, size, device=device, dtype=dtype)
+        # not zeros or ones, which a GPU multiplies faster than other numbers: they take less power
+        matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
         torch.mm(matrix, matrix)  # a library's first call of a size is not the rate that it keeps
         seconds = [time_of_product(matrix) for _ in range(4)]
         fastest = max(fastest, 2 * size**3 / min(seconds))

@@ -1,6 +1,7 @@
 """Exported policies act as the policies that they come from: over whole episodes, their first K steps and staggered resets included."""
 
 import argparse
+import copy
 import functools
 import json
 import subprocess
@@ -142,6 +143,26 @@ def test_numpy_and_what_graph_captures_act_as_pytorch(pair_of, case):
     for rows in (1, ROWS):
         assert largest_difference(policy, exported, rows) <= 1e-5
         assert largest_difference(policy, graph, rows) <= 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_graphs_act_as_pytorch(pair_of, case, cuda):
+    policy, exported = pair_of(case)
+    graph = graph_of(exported)
+    for rows in (1, ROWS):
+        assert largest_difference(policy, graph, rows) <= 1e-4
+    state, space = graph.initial_state(ROWS), graph.observation_space
+    for _ in range(STEPS):
+        graph.predict(stack(space, [space.sample() for _ in range(ROWS)]), state)
+    assert any(isinstance(made, torch.cuda.CUDAGraph) for made in state.context.graphs.values())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_gpu_acts_as_the_processor(pair_of, case, cuda):
+    policy = pair_of(case)[0]
+    on_gpu = copy.deepcopy(policy).to(cuda)
+    for rows in (1, ROWS):
+        assert largest_difference(policy, on_gpu, rows) <= 1e-4
 
 
 @pytest.mark.parametrize(

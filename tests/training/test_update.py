@@ -11,7 +11,7 @@ from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.errors import InputError
 from dtrl.training.optimization import check_precision, learning_rate, resident_windows
 from dtrl.training.trainer import Trainer
-from dtrl.training.update import CapturedUpdate
+from dtrl.training.update import WARM_UP, CapturedUpdate
 from dtrl.windows import ResidentWindows
 
 LENGTHS = (9, 2, 5, 7, 3, 6)
@@ -25,7 +25,9 @@ def data(random_trajectories):
 def make_trainer(data, model=None, **options):
     training = {"updates": 20, "batch_size": 8, "schedule": "cosine", "device": "cpu", **options}
     shape = {"context_length": 4, "width": 16, "layers": 2, "dropout": 0.0}
-    return Trainer(data, ModelConfig(**{**shape, **(model or {})}), TrainingConfig(**training), None, resume=False)
+    trainer = Trainer(data, ModelConfig(**{**shape, **(model or {})}), TrainingConfig(**training), None, resume=False)
+    trainer.model.train()
+    return trainer
 
 
 def without_a_graph(trainer):
@@ -36,7 +38,7 @@ def without_a_graph(trainer):
 
 
 def weights(trainer):
-    return [parameter.detach().numpy().copy() for parameter in trainer.model.parameters()]
+    return [parameter.detach().cpu().numpy().copy() for parameter in trainer.model.parameters()]
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
@@ -57,6 +59,66 @@ def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pi
         np.testing.assert_allclose(other, one, rtol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(
+    "model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}, {"preset": "reinformer"}]
+)
+def test_a_graph_makes_the_ordinary_update(data, cuda, model, pieces, precision):
+    compare_a_graph_to_the_ordinary_update(data, cuda, model, pieces, precision)
+
+
+@pytest.mark.filterwarnings("ignore:TensorFloat32")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_graph_makes_the_ordinary_update(data, cuda, precision):
+    compare_a_graph_to_the_ordinary_update(data, cuda, {}, 2, precision, compile=True)
+
+
+def compare_a_graph_to_the_ordinary_update(data, cuda, model, pieces, precision, **further):
+    options = {"device": str(cuda), "gradient_accumulation": pieces, "precision": precision}
+    ordinary = make_trainer(data, model, **options)
+    captured = make_trainer(data, model, cuda_graph=True, **options, **further)
+    for update in range(1, WARM_UP + 6):
+        ordinary.update(update)
+        captured.update(update)
+    assert captured.captured.graph is not None
+    exact = precision == "fp32"
+    for one, other in zip(weights(ordinary), weights(captured), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 if exact else 1e-3)
+    for (_, one), (_, other) in zip(ordinary.meter.values(), captured.meter.values(), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4 if exact else 0.05, atol=1e-5 if exact else 1e-2)
+
+
+@pytest.mark.parametrize("model", [{}, {"trunk": "modern", "kv_heads": 1}, {"attention": "banded"}])
+def test_the_gpu_trains_as_the_processor(data, cuda, model):
+    trainers = [make_trainer(data, {"heads": 4, **model}, device=device) for device in ("cpu", str(cuda))]
+    for trainer in trainers:
+        for update in range(1, 6):
+            trainer.update(update)
+    for one, other in zip(*map(weights, trainers), strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:TensorFloat32")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_graph_draws_dropout_by_the_update_alone(data, cuda, compiled):
+    options = {"device": str(cuda), "cuda_graph": True, "compile": compiled}
+    trainers = [make_trainer(data, {"dropout": 0.5}, **options) for _ in range(2)]
+    losses = []
+    for trainer in trainers:
+        for update in range(1, WARM_UP + 4):
+            trainer.update(update)
+            torch.rand(3, device=cuda)
+        losses.append([measures[0] for _, measures in trainer.meter.values()])
+    np.testing.assert_array_equal(losses[0], losses[1])
+    captured, starts = trainers[0].captured, trainers[0].windows.draw(1)
+    drawn = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        drawn.append(float(captured(starts, 0.0)[0]))
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
 @pytest.mark.parametrize(
     "action_space", [spaces.Box(-1, 1, (2,)), spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)]
 )
@@ -68,6 +130,18 @@ def test_the_function_that_is_captured_waits_for_nothing(random_trajectories, ac
         trainer.captured.whole()
         with pytest.raises(AssertionError, match="waits for the device"):
             trainer.captured.failed.item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [{}, {"trunk": "modern", "attention": "banded"}, {"preset": "dt_discrete"}])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_loss_compiles_as_one_graph(data, model, precision):
+    """A break would cost a compiled update most of what it gains."""
+    trainer = make_trainer(data, {"dropout": 0.1, **model})
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        loss = torch.compile(trainer.model.loss, backend="eager", fullgraph=True)
+        assert torch.isfinite(loss(trainer.batch(1)).total)
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("preset", ["odt", "reinformer"])
@@ -85,6 +159,12 @@ def test_dropout_of_the_function_that_is_captured_depends_on_the_update_alone(da
         trainer.update(1)
     for one, other in zip(*map(weights, trainers), strict=True):
         np.testing.assert_array_equal(one, other)
+    before = [measures[0] for _, measures in trainers[0].meter.values()]
+    trainers[1].update(2)
+    assert next(measures[0] for _, measures in trainers[1].meter.values()) == before[0]
+    whole = make_trainer(data)
+    whole.update(1)
+    assert whole.meter.values()[0][1][0] != before[0]
 
 
 def test_weights_stay_as_they_were_before_a_loss_that_nobody_has_read_yet(data):
@@ -143,7 +223,6 @@ def test_data_lie_on_a_gpu_where_they_take_half_of_its_free_memory(data, monkeyp
     ("options", "says"),
     [
         ({}, "cuda_graph needs a CUDA device and this run is on cpu"),
-        ({"compile": True}, "cuda_graph does not go with compile"),
         ({"data_on_device": "never"}, "cuda_graph does not go with data_on_device never"),
     ],
 )
