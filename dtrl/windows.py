@@ -117,8 +117,6 @@ class Windows:
         self.trajectories = trajectories
         self.length, self.batch_size, self.seed, self.block_length = length, batch_size, seed, block_length
         self.columns = field_columns(trajectories, names)
-        self.end_of_step = np.repeat(trajectories.episode_ends, trajectories.episode_lengths)
-        self.start_of_step = np.repeat(trajectories.episode_starts, trajectories.episode_lengths)
         alike = sampling == "step" and trajectories.mixture is None
         self.cumulative = None if alike else np.cumsum(episode_weights(trajectories, sampling))
 
@@ -139,10 +137,12 @@ class Windows:
     def gather(self, starts: npt.NDArray[np.int64]) -> Batch:
         """The windows that begin at the given rows."""
         steps = starts[:, None] + np.arange(0, self.length * self.block_length, self.block_length)
-        ends = self.end_of_step[starts][:, None]
+        # of each window, not of each step of the data: those would take more memory than a small environment's columns
+        episodes = np.searchsorted(self.trajectories.episode_starts, starts, side="right") - 1
+        ends = self.trajectories.episode_ends[episodes][:, None]
         valid = steps < ends
         rows = np.where(valid, steps, starts[:, None])
-        timesteps = (rows - self.start_of_step[starts][:, None]) * valid
+        timesteps = (rows - self.trajectories.episode_starts[episodes][:, None]) * valid
         values = {}
         for name, column in self.columns.items():
             at = chunk_rows(rows, ends, self.block_length) if is_chunked(name, self.block_length) else rows
@@ -152,8 +152,8 @@ class Windows:
     @property
     def nbytes(self) -> int:
         """Bytes of all that batches are gathered from."""
-        columns = [*self.columns.values(), self.end_of_step, self.start_of_step]
-        return sum(column.nbytes for column in columns)
+        episodes = self.trajectories.episode_starts, self.trajectories.episode_ends
+        return sum(column.nbytes for column in (*self.columns.values(), *episodes))
 
     def describe(self, update: int) -> str:
         """Which episodes batch `update` drew from, for error messages."""
@@ -167,8 +167,8 @@ class ResidentWindows:
 
     def __init__(self, windows: Windows, device: torch.device) -> None:
         self.columns = {name: on_device(column, device) for name, column in windows.columns.items()}
-        self.end_of_step = on_device(windows.end_of_step, device)
-        self.start_of_step = on_device(windows.start_of_step, device)
+        self.episode_starts = on_device(windows.trajectories.episode_starts, device)
+        self.episode_ends = on_device(windows.trajectories.episode_ends, device)
         self.block_length = windows.block_length
         self.offsets = torch.arange(0, windows.length * self.block_length, self.block_length, device=device)
         self.within = torch.arange(self.block_length, device=device)
@@ -176,10 +176,11 @@ class ResidentWindows:
     def gather(self, starts: Tensor) -> Batch:
         """The windows that begin at the rows `starts` (B,), int64 on the device. Equal to `Windows.gather`."""
         first = starts[:, None]
-        steps, ends = first + self.offsets, self.end_of_step[first]
+        episodes = torch.searchsorted(self.episode_starts, first, right=True) - 1
+        steps, ends = first + self.offsets, self.episode_ends[episodes]
         valid = steps < ends
         rows = torch.where(valid, steps, first)
-        timesteps = rows - self.start_of_step[first]
+        timesteps = rows - self.episode_starts[episodes]
         chunks = rows
         if self.block_length > 1:
             chunks = torch.minimum(rows.unsqueeze(-1) + self.within, ends.unsqueeze(-1) - 1)

@@ -27,7 +27,7 @@ class Probes:
     def __init__(self, policy: Policy, trajectories: Trajectories, count: int = PROBES, seed: int = 0) -> None:
         self.policy, self.scale = policy, ActionScale(trajectories)
         random, lengths = np.random.default_rng(seed), trajectories.episode_lengths
-        rows, partners = [], []
+        rows, partners, steps = [], [], []
         second = int(np.sort(lengths)[-2]) if len(lengths) > 1 else 0
         open_to = np.minimum(lengths, second) - 1  # steps 1 … of which another episode has the same
         weights = np.maximum(open_to, 0)
@@ -40,13 +40,13 @@ class Probes:
             other = random.choice(others[others != episode])
             rows.append(trajectories.episode_starts[episode] + step)
             partners.append(trajectories.episode_starts[other] + step)
+            steps.append(step)
         self.rows, self.partners = np.array(rows, dtype=np.int64), np.array(partners, dtype=np.int64)
         if not len(rows):
             return
         length, h = window_length(policy.config), policy.block_length
         windows = Windows(trajectories, length, 1, names=policy.model.sources, block_length=h)
-        steps = self.rows - windows.start_of_step[self.rows]
-        self.last = np.minimum(steps // h, length - 1)
+        self.last = np.minimum(np.array(steps) // h, length - 1)
         self.batch, self.other = (windows.gather(at - h * self.last) for at in (self.rows, self.partners))
         self.recorded = actions_at(trajectories, self.rows)
         self.before = self.actions(self.batch)
