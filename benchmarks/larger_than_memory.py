@@ -101,7 +101,7 @@ def trained(data: dtrl.Trajectories, arguments: argparse.Namespace) -> dict:
     update = float(np.percentile(np.diff(moments)[len(moments) // 10 :], 10))
     windows = Windows(data, CONTEXT_LENGTH, BATCH_SIZE)
     drawn = []
-    for number in range(300):
+    for number in range(5 * arguments.updates):
         begun = time.perf_counter()
         windows.batch(number)
         drawn.append(time.perf_counter() - begun)

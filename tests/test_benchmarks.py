@@ -109,6 +109,17 @@ def test_memory_is_measured_beside_the_size_of_the_data(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux' /proc")
+def test_training_takes_no_more_memory_than_it_may_have():
+    """With 400 MiB of private memory, of which some 300 are torch's: the images alone would not fit."""
+    script = ROOT / "benchmarks" / "larger_than_memory.py"
+    command = [sys.executable, script, "--megabytes", "320", "--limit", "400", "--updates", "3", "--least", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 losses, bit for bit the same: yes" in done.stdout
+
+
 def test_peer_that_is_not_installed_is_asked_for_by_its_extra(tmp_path):
     # A name that maps to None in sys.modules can't be imported: what an install without the extra looks like.
     code = "import sys; sys.modules['transformers'] = None; from dtrl.cli import main; sys.exit(main(sys.argv[1:]))"
