@@ -12,8 +12,9 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dtrl.acting import Actor, Episode, ExportedPolicy, Policy, Timing
+from dtrl.acting.plan import Plan
 from dtrl.acting.rollouts import halves, play
-from dtrl.acting.rows import Plan, Rows
+from dtrl.acting.rows import Rows
 from dtrl.acting.summary import DataSummary
 from dtrl.acting.worker import Job
 from dtrl.acting.workers import Workers

@@ -215,7 +215,9 @@ def seed_of_length(scripted_env, wanted):
 def test_a_reward_that_is_nan_names_environment_step_and_seed(policy_for, scripted_env):
     seed = seed_of_length(scripted_env, True)
     episodes = [Episode(1.0, seed_of_length(scripted_env, False)), Episode(1.0, seed)]
-    with pytest.raises(InputError, match=rf"environment 1 returned the reward nan at step 2 \(seed {seed}\)[^\n]+\.$"):
+    with pytest.raises(
+        InputError, match=rf"^environment 1, at step 2 \(seed {seed}\), returned the reward nan[^\n]+\.$"
+    ):
         rollout(policy_for(), lambda: Broken(scripted_env()), episodes)
 
 
@@ -225,7 +227,9 @@ def test_an_observation_that_is_nan_is_refused(policy_for, scripted_env, monkeyp
     monkeypatch.setattr(Broken, "where", "observation")
     env = scripted_env()
     seed = next(seed for seed in range(1000) if env.reset(seed=seed) and env.length == length)
-    with pytest.raises(InputError, match=r"NaN or infinity[^\n]+\.$"):
+    with pytest.raises(
+        InputError, match=rf"^environment 0, at step 2 \(seed {seed}\), showed NaN or infinity[^\n]+\.$"
+    ):
         rollout(policy_for(), lambda: Broken(scripted_env()), [Episode(1.0, seed)])
 
 

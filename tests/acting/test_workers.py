@@ -136,7 +136,7 @@ class Failing(gymnasium.Wrapper):
     ("fault", "env_workers", "says"),
     [
         ("raises", 2, r"environment 3, at step 1 \(seed SEED\), raised OSError: no such level;"),
-        ("is killed", 2, r"worker process of environment 3, at step 1 \(seed SEED\), has ended \(exit code -9\)"),
+        ("is killed", 2, r"environment 3, at step 1 \(seed SEED\), ended its worker process \(exit code -9\);"),
         pytest.param(
             "hangs",
             2,
@@ -144,7 +144,7 @@ class Failing(gymnasium.Wrapper):
             marks=pytest.mark.slow,
         ),
         ("shows NaN", 1, r"environment 3, at step 1 \(seed SEED\), showed NaN or infinity"),
-        ("pays NaN", 1, r"environment 3 returned the reward nan at step 1 \(seed SEED\)"),
+        ("pays NaN", 1, r"environment 3, at step 1 \(seed SEED\), returned the reward nan;"),
     ],
 )
 def test_a_fault_names_environment_step_and_seed(policy_for, scripted_env, monkeypatch, fault, env_workers, says):
