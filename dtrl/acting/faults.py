@@ -17,6 +17,8 @@ FAULTS = {
     "reward": "returned no valid reward",
 }
 """Kinds of faults, in the words of a report."""
+UNMADE = "unmade"
+"""Kind of what cannot be made anew after a fault: it would take one episode after the other, for no fault of theirs, so it ends a rollout at once."""
 BESIDE = "beside"
 """Kind of what befell an episode whose worker process was ended by the environment of another. It is no fault: the episode begins again."""
 
@@ -26,7 +28,7 @@ class Fault:
     """What an environment did in one step or reset."""
 
     kind: str
-    """Of `FAULTS`, or BESIDE."""
+    """Of `FAULTS`, or UNMADE, or BESIDE."""
     said: str = ""
     """The end of a sentence that begins with the environment."""
     cause: BaseException | None = dataclasses.field(default=None, compare=False)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from dtrl.acting.environments import descend
-from dtrl.acting.faults import Fault
+from dtrl.acting.faults import UNMADE, Fault, told
 from dtrl.acting.masks import ACTION_MASK
 from dtrl.errors import InputError
 from dtrl.spaces import SIMPLE, Space, flatten, leaves, numbers_of, unflatten
@@ -40,8 +40,8 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self.resting:
             return self.blank, {}
         try:
-            if self.spoilt:
-                self.renew()
+            if self.spoilt and not self.renew():
+                return self.blank, {}
             observation, info = self.env.reset(seed=seed, options=options)
             self.fault = self.fits.fault(observation)
             info = mask_of(info)
@@ -66,12 +66,17 @@ class Guard(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.spoilt = self.spoilt or self.fault is not None
         return self.fault is not None
 
-    def renew(self) -> None:
-        """Replace the environment. It may be in any state, and so fail to close."""
+    def renew(self) -> bool:
+        """Replace the environment, and tell whether that could be done. The old one may be in any state, and so fail to close."""
         with contextlib.suppress(Exception):
             self.env.close()
-        self.env = self.make()
+        try:
+            self.env = self.make()
+        except Exception as error:
+            self.fault = Fault(UNMADE, f"could not be made anew: {told(error)}", error)
+            return False
         self.spoilt = False
+        return True
 
     def close(self) -> None:
         with contextlib.suppress(Exception) if self.spoilt else contextlib.nullcontext():

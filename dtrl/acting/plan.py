@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dtrl.acting.actor import Actor
-from dtrl.acting.faults import BESIDE, RETRIES, EpisodeFault, Fault, where
+from dtrl.acting.faults import BESIDE, RETRIES, UNMADE, EpisodeFault, Fault, where
 from dtrl.errors import InputError
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
@@ -61,6 +61,8 @@ class Plan:
             return
         episode = self.episodes[index]
         message = f"{where(env, step, episode.seed)} {fault.said}; the environment is at fault"
+        if fault.kind == UNMADE:
+            raise InputError(f"{message}; see that it can be made as often as it fails.") from fault.cause
         if self.on_env_error == "raise":
             raise InputError(
                 f"{message}; dtrl evaluate goes on with the others by --on-env-error skip or retry."
