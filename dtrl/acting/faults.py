@@ -22,6 +22,9 @@ UNMADE = "unmade"
 BESIDE = "beside"
 """Kind of what befell an episode whose worker process was ended by the environment of another. It is no fault: the episode begins again."""
 
+MAX_SAID = 300
+"""Characters of an exception's text in a message: some show whole arrays."""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -40,8 +43,8 @@ class Fault:
 
 
 def told(error: Exception) -> str:
-    """An exception in one line, without a full stop: its type and what it says."""
-    text = " ".join(str(error).split()).rstrip(".")
+    """An exception in one line, without a full stop: its type and the beginning of what it says."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())[:MAX_SAID].rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -73,6 +73,8 @@ class Rows:
         return np.array([index is None for index in self.playing])
 
     def begin(self) -> None:
+        if self.guarded is not None:
+            self.guarded.rest(self.idle)
         with self.waiting():
             self.observations, self.info = self.vector.reset(seed=[self.seed_of(row) for row in range(len(self.first))])
         self.now = self.parts(self.observations)

@@ -66,12 +66,8 @@ class Workers:
         try:
             for worker in range(workers):
                 self.start(worker)
-        except BaseException as error:
+        except BaseException:
             self.close(0.0)
-            if isinstance(error, Exception):
-                raise InputError(
-                    f"the environment cannot be sent to a worker process ({told(error)}); give the id of a registered one, or use 0 env workers."
-                ) from error
             raise
 
     def __enter__(self) -> "Workers":
@@ -90,7 +86,12 @@ class Workers:
             name=f"dtrl-env-worker-{worker}",
             daemon=True,
         )
-        process.start()
+        try:
+            process.start()
+        except Exception as error:
+            raise InputError(
+                f"the environment cannot be sent to a worker process ({told(error)}); give the id of a registered one, or use 0 env workers."
+            ) from error
         self.processes[worker] = process
         theirs.close()
 
@@ -110,12 +111,14 @@ class Workers:
         return float(self.shared["seconds", ""].sum())
 
     def send(self, worker: int, group: int, message: bytes) -> None:
+        if worker not in self.processes:
+            self.start(worker)
         self.asked[worker].add(group)
         with contextlib.suppress(OSError):  # it has ended, which shows when it does not answer
             self.pipes[worker].send_bytes(message)
 
     def receive(self, worker: int, group: int) -> None:
-        """Wait for a worker's answer to a group, and keep the `faults` that it tells. A worker that has ended, or hangs, is replaced, and has nothing to
+        """Wait for a worker's answer to a group, and keep the `faults` that it tells. A worker that has ended, or hangs, is given up, and has nothing to
         answer any more. Raises InputError where it does so before its environments are made, or where something else goes wrong in it."""
         if group not in self.asked[worker]:
             return
@@ -124,10 +127,10 @@ class Workers:
                 self.wait_until_ready(worker)
             answer = self.pipes[worker].recv_bytes() if self.answers(worker) else None
         except (EOFError, OSError):
-            self.replace(worker, Fault("died", f"ended its worker process (exit code {self.exit_code(worker)})"))
+            self.give_up(worker, Fault("died", f"ended its worker process (exit code {self.exit_code(worker)})"))
             return
         if answer is None:
-            self.replace(worker, Fault("hung", f"has not answered for {self.timeout:g} seconds"))
+            self.give_up(worker, Fault("hung", f"has not answered for {self.timeout:g} seconds"))
             return
         self.asked[worker].discard(group)
         for fault in self.read(answer):
@@ -175,18 +178,17 @@ class Workers:
         code = self.processes[worker].exitcode
         return None if code is None else int(code)
 
-    def replace(self, worker: int, fault: Fault) -> None:
-        """Start another process for the environments of a worker. The fault is that of the row which it played last; the other rows have to begin again,
-        for no fault of theirs."""
-        self.pipes[worker].close()
-        end(self.processes[worker])
+    def give_up(self, worker: int, fault: Fault) -> None:
+        """End a worker; another process takes its place when there is something to do. The fault is that of the row which it played last; the other rows
+        have to begin again, for no fault of theirs."""
+        self.pipes.pop(worker).close()
+        end(self.processes.pop(worker))
         for group in self.groups:
             self.faults |= dict.fromkeys(group.rows_of(worker), Fault(BESIDE))
         self.faults[self.row_of(worker)] = fault
         self.asked[worker].clear()
         self.ready.discard(worker)
         self.shared["making", ""][worker] = False
-        self.start(worker)
 
     def row_of(self, worker: int) -> int:
         """The row that a worker plays, or played last."""
