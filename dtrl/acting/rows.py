@@ -61,7 +61,7 @@ class Rows:
         self.reset = np.ones(n, dtype=bool)
         """Rows whose last step was a reset."""
         self.failed = np.zeros(n, dtype=bool)
-        """Rows whose environment has failed, and was not reset since."""
+        """Rows whose environment has failed, and was not reset since: the policy may not see what they show."""
 
     @property
     def busy(self) -> bool:
@@ -120,7 +120,7 @@ class Rows:
         self.record(np.asarray(rewards, dtype=np.float64), terminated, truncated)
         self.state.reward = np.where(self.skipped, 0.0, rewards)
         done = ((terminated | truncated) & ~self.skipped) | self.failed
-        self.first, self.skipped = self.skipped & ~self.failed, np.zeros(len(done), dtype=bool)
+        self.first, self.skipped = self.skipped, np.zeros(len(done), dtype=bool)
         if done.any():
             self.finish(done, faults)
 
@@ -141,7 +141,7 @@ class Rows:
     def allowed(self, idle: Masks) -> Masks | None:
         """(B, n) the action masks. That of a row that is about to be reset, or plays nothing, may be that of an end, which allows nothing."""
         masks = self.masks.read(self.observations, self.info, len(idle))
-        return None if masks is None else masks | (self.skipped | self.failed | (idle & ~masks.any(axis=1)))[:, None]
+        return None if masks is None else masks | (self.skipped | (idle & ~masks.any(axis=1)))[:, None]
 
     def parts(self, observations: Any) -> dict[str, Array]:
         """Copies of the parts of a batch of observations by path: environments may write into their arrays again."""

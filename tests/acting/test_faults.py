@@ -234,6 +234,22 @@ def test_many_faults_at_once_in_workers(policy_for, scripted_env, episodes):
     assert sorted((f.episode, f.kind) for f in faults) == [(0, "died"), (2, "raised"), (3, "observation")]
 
 
+@pytest.mark.parametrize("fault", ["shows NaN", "shows NaN at the reset", "pays NaN"])
+def test_the_policy_is_told_no_nan(policy_for, scripted_env, episodes, monkeypatch, fault):
+    """Not even in a row that is about to begin again: a model that multiplied it by 0 would have NaN."""
+    policy, calls = policy_for(), []
+    predict = policy.predict
+
+    def checking(observation, state, **rest):
+        calls.append(np.isfinite(observation).all() and np.isfinite(state.reward).all())
+        return predict(observation, state, **rest)
+
+    monkeypatch.setattr(policy, "predict", checking)
+    bad = {episodes[i].seed: fault for i in (0, 4)}
+    rollout(policy, lambda: Failing(scripted_env(), bad), episodes, num_envs=2, on_env_error="skip", on_fault=id)
+    assert all(calls)
+
+
 @pytest.mark.parametrize(
     ("options", "env_workers"),
     [
@@ -367,16 +383,16 @@ def test_texts_and_numbers_outside_their_spaces_are_faults(untrained_policy, env
 
 @pytest.mark.slow
 def test_environments_that_are_slow_but_alive_are_waited_for(policy_for, scripted_env, episodes):
-    """One worker plays six, whose first steps take 0.6 s each: of all 3.6 s, and of none the two seconds that it may take."""
+    """One worker plays seven, in halves of four and three, whose first steps take 0.7 s each: of a half 2.8 s, and of none the two that it may take."""
 
     def slow():
         env = scripted_env()
         step = env.step
-        env.step = lambda action: time.sleep(0 if env.rewards else 0.6) or step(action)
+        env.step = lambda action: time.sleep(0 if env.rewards else 0.7) or step(action)
         return env
 
-    played = rollout(policy_for(), slow, episodes[:6], num_envs=6, env_workers=1, env_timeout=2.0)
-    assert played.num_episodes == 6
+    played = rollout(policy_for(), slow, episodes, env_workers=1, env_timeout=2.0)
+    assert played.num_episodes == 7
 
 
 @pytest.mark.slow
