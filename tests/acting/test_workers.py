@@ -182,6 +182,8 @@ def test_auto_starts_workers_for_slow_environments_only(scripted_env, monkeypatc
     # of 8 rows: a busy machine must not make the quick one look slow
     assert [auto_workers(env, 8) for env in (scripted_env(), slow, failing)] == [0, 4, 0]
     assert auto_workers(slow, 1) == 0
+    # a time limit is for workers to keep, so there is at least one, and nothing is tried here, where it could hang
+    assert [auto_workers(failing, rows, timeout=1.0) for rows in (1, 8)] == [1, 4]
 
 
 def test_a_policy_of_a_fixed_number_of_environments_gets_full_groups(policy_for):
