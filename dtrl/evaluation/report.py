@@ -241,7 +241,9 @@ class Report:
                 common = 0 if self.calibration is None else self.calibration.returns.shape[1]
                 notes.append(f"the sweep is read over the {common} of {self.episodes} starts that no target has lost")
         if again := [fault.kind for fault in self.faults if not fault.lost]:
-            notes.append(f"begun again: {len(again)} times (environments: {counted(again)})")
+            notes.append(
+                f"begun again: {len(again)} time{'' if len(again) == 1 else 's'} (environments: {counted(again)})"
+            )
         if self.faults:
             notes.append(f"the first fault: {self.faults[0].message}")
         return notes

@@ -94,7 +94,7 @@ def test_retries_are_counted_and_lose_nothing(policy, scripted_env, seeds):
     report = evaluate(policy, TARGETS, 4, env=lambda: Once(scripted_env()), on_env_error="retry")
     whole = evaluate(policy, TARGETS, 4, env=scripted_env)
     assert report.targets == whole.targets
-    assert "begun again: 1 times (environments: 1 raised an error)" in report.table()
+    assert "begun again: 1 time (environments: 1 raised an error)" in report.table()
     assert "lost" not in report.table()
     assert whole.to_dict()["faults"] == []
 
