@@ -196,6 +196,19 @@ def numbers_of(space: Space, value: Any) -> Array:
     return np.stack([text_ids(space, text) for text in values]) if len(values) else np.zeros((0, space.max_length), int)
 
 
+def contains(space: Space, values: Array) -> npt.NDArray[np.bool_]:
+    """(B,) whether a simple space of numbers holds each of a batch (B, …). NaN and infinity are in none."""
+    if isinstance(space, spaces.Box):
+        good = np.isfinite(values) & (values >= space.low) & (values <= space.high)
+    elif isinstance(space, spaces.MultiBinary):
+        good = (values == 0) | (values == 1)
+    else:
+        assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
+        size = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        good = (values >= space.start) & (values < space.start + size)
+    return np.asarray(good.all(axis=tuple(range(1, good.ndim))))
+
+
 def text_ids(space: spaces.Text, text: Any) -> Array:
     """(max_length,) ids of a text's characters. Raises InputError for a text that is too long, or a character outside the charset."""
     text = text.decode() if isinstance(text, bytes) else text

@@ -8,6 +8,7 @@ from dtrl.errors import InputError
 from dtrl.spaces import (
     check_space,
     column_layout,
+    contains,
     flatten,
     is_image,
     leaves,
@@ -145,3 +146,29 @@ def test_spaces_of_the_same_values_are_the_same(one, other):
 def test_spaces_of_other_values_are_not(one, other):
     assert not same_space(one, other)
     assert not same_space(other, one)
+
+
+@pytest.mark.parametrize("name", [name for name, space in SUPPORTED.items() if not isinstance(space, spaces.Dict)])
+def test_a_batch_is_asked_as_gymnasium_asks_each_value(name):
+    """But for infinity, which Gymnasium takes for a number of an open vector."""
+    space, random = SUPPORTED[name], np.random.default_rng(0)
+    space.seed(0)
+    values = np.stack([np.asarray(space.sample()) for _ in range(40)])
+    moved = values.reshape(40, -1).copy()
+    moved[::2, 0] += random.integers(-3, 4, 20).astype(values.dtype)
+    values = moved.reshape(values.shape)
+    if values.dtype.kind == "f":
+        values.reshape(40, -1)[1, -1] = np.nan
+    expected = [
+        bool(
+            space.contains(
+                value if values.ndim > 1 else value.item() if isinstance(space, spaces.Discrete) else np.asarray(value)
+            )
+        )
+        and bool(np.isfinite(value).all())
+        for value in values
+    ]
+    np.testing.assert_array_equal(contains(space, values), expected)
+    if values.dtype.kind == "f":
+        assert not contains(space, np.full((1, *space.shape), np.inf, values.dtype)).any()
+        assert not expected[1]

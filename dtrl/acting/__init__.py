@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from dtrl.acting.context import CONTEXTS
     from dtrl.acting.environments import make_environment
     from dtrl.acting.exported import ExportedPolicy
+    from dtrl.acting.faults import EpisodeFault
+    from dtrl.acting.plan import Episode
     from dtrl.acting.policy import Policy
     from dtrl.acting.rollouts import rollout
-    from dtrl.acting.rows import Episode
     from dtrl.acting.runs import load_policy
     from dtrl.acting.state import PolicyState
     from dtrl.acting.timing import Timing
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 HOMES = {
     "Actor": "actor",
     "CONTEXTS": "context",
-    "Episode": "rows",
+    "Episode": "plan",
+    "EpisodeFault": "faults",
     "ExportedPolicy": "exported",
     "Policy": "policy",
     "PolicyState": "state",
@@ -34,6 +36,7 @@ __all__ = [
     "CONTEXTS",
     "Actor",
     "Episode",
+    "EpisodeFault",
     "ExportedPolicy",
     "Policy",
     "PolicyState",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from dtrl.errors import InputError
-from dtrl.spaces import BYTE, Space, column_layout, flatten, leaves, numbers_of
+from dtrl.spaces import BYTE, Space, column_layout, contains, flatten, leaves, numbers_of
 
 Array = npt.NDArray[Any]
 
@@ -83,7 +83,7 @@ class LeafReader:
             raise InputError(
                 f"observations have shape {values.shape}, and the policy was trained on {self.space}; give {shape}, or a batch of them."
             )
-        if self.listed and not within(values, self.space):
+        if self.listed and not contains(self.space, values).all():
             raise InputError(
                 f"observations {values.tolist()} are not all in {self.space}, on which the policy was trained."
             )
@@ -93,6 +93,24 @@ class LeafReader:
             )
         return values, single
 
+    def wrong(self, values: Array) -> dict[int, str]:
+        """Row → what is wrong with it, of a batch (B, …) of numbers that have the shape of the space: the end of a sentence."""
+        axes = tuple(range(1, values.ndim))
+        if self.numbers:
+            finite = np.isfinite(values)
+            if np.count_nonzero(finite) == values.size:
+                return {}
+            return dict.fromkeys(np.flatnonzero(~finite.all(axis=axes)).tolist(), "NaN or infinity")
+        if self.listed:
+            good = contains(self.space, values)
+        elif self.pixels and values.dtype != np.uint8:
+            good = np.asarray(((values >= 0) & (values <= BYTE)).all(axis=axes))
+        else:
+            return {}
+        return {
+            row: f"{values[row].tolist()!s:.80}, which is not in {self.space}" for row in np.flatnonzero(~good).tolist()
+        }
+
 
 def bytes_of(values: Array, space: Space) -> Array:
     """Pixels of any integer type as bytes."""
@@ -101,12 +119,3 @@ def bytes_of(values: Array, space: Space) -> Array:
             f"an observation of {space} holds {values.min()} … {values.max()}; pixels are whole numbers from 0 to {BYTE}."
         )
     return values.astype(np.uint8, copy=False)
-
-
-def within(values: Array, space: Space) -> bool:
-    """Whether all of a batch of ids or bits are in the space."""
-    if isinstance(space, spaces.MultiBinary):
-        return bool(((values == 0) | (values == 1)).all())
-    assert isinstance(space, (spaces.Discrete, spaces.MultiDiscrete))
-    size = space.n if isinstance(space, spaces.Discrete) else space.nvec
-    return bool(((values >= space.start) & (values < space.start + size)).all())

@@ -4,6 +4,7 @@ All rows of the vector environment go through the model in one forward, or in tw
 An episode is given by a target return and a seed, so its course depends neither on the number of rows or workers nor on the order in which rows finish (up
 to the rounding of batched matrix products)."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +14,14 @@ from typing import Any
 
 import gymnasium
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, VectorEnv
 
 from dtrl.acting.actor import Actor
 from dtrl.acting.environments import make_environment, seen_part
-from dtrl.acting.rows import Episode, Plan, Rows
+from dtrl.acting.faults import EpisodeFault, check_on_env_error
+from dtrl.acting.guard import GuardedEnvs
+from dtrl.acting.plan import Episode, Plan, warn_of
+from dtrl.acting.rows import Rows
 from dtrl.acting.timing import Timing
 from dtrl.acting.worker import Job, specs_of
 from dtrl.acting.workers import WorkerGroup, Workers
@@ -44,7 +48,10 @@ def rollout(
     deterministic: bool = True,
     observation: str | None = None,
     env_workers: int | str = 0,
+    env_timeout: float | None = None,
+    on_env_error: str = "raise",
     on_episode: Callable[[int], object] = lambda index: None,
+    on_fault: Callable[[EpisodeFault], object] = warn_of,
     timing: Timing | None = None,
 ) -> Trajectories:
     """Play the episodes and return them, in the order in which they were given.
@@ -53,23 +60,29 @@ def rollout(
     first of a row cannot be seeded unless the mode is DISABLED); None stands for the environment of the policy's data. `observation` names the part of
     its observations that the policy sees ("image"), where more than one could be meant. `env_workers` processes step the environments, half of the rows
     while the model computes for the other half; 0 steps them in this process, "auto" measures whether workers are worth their cost.
-    `on_episode(index)` is called as episodes end; seconds and steps are added to `timing`. Raises InputError where the environment's spaces are not the
-    policy's, it returns NaN, or it fails in a worker."""
+
+    An environment is at fault where it raises, or shows or returns what is no observation or no number; where, in a worker, it ends its process, or takes
+    longer than `env_timeout` seconds (None: 600) for a step or a reset; in this process nothing can interrupt it. `on_env_error` "raise" ends the rollout
+    with an InputError that names environment, step and seed; "skip" loses the episode; "retry" begins it again in a new environment, and loses it after
+    2 retries. `on_fault` is called with each fault, and warns where it is not given. What is lost is left out of the result.
+
+    `on_episode(index)` is called as episodes end or are lost; seconds and steps are added to `timing`. Raises InputError where the environment's spaces are
+    not the policy's, where every episode is lost, and where the policy acts outside of the action space."""
     if not episodes or (num_envs is not None and num_envs < 1):
         raise InputError(
             f"there is no episode to play, or num_envs {num_envs} is not at least 1; give one episode or more."
         )
-    check_workers(env_workers)
-    timing, plan = timing or Timing(), Plan(episodes, on_episode)
+    check_workers(env_workers, env_timeout)
+    check_on_env_error(on_env_error)
+    timing, plan = timing or Timing(), Plan(episodes, on_episode, on_env_error, on_fault)
     with timing.adding("wall_seconds"), ExitStack() as stack:
         if isinstance(env, VectorEnv):
-            if env_workers:
-                raise InputError(
-                    f"env_workers is {env_workers!r}, and a vector environment steps as it was made; give the id, or a function that makes one environment."
-                )
+            refuse_for_vectors(env_workers, on_env_error)
             vectors, seen = [env], seen_by(policy, env, observation)
         else:
-            vectors, seen = opened(stack, policy, env, len(episodes), num_envs, observation, env_workers)
+            vectors, seen = opened(
+                stack, policy, env, len(episodes), num_envs, observation, env_workers, timeout=env_timeout
+            )
         waited = timing.waited_seconds
         play([Rows(policy, vector, seen, plan, deterministic, timing) for vector in vectors])
         workers = vectors[0].workers if isinstance(vectors[0], WorkerGroup) else None
@@ -83,7 +96,8 @@ def play(groups: Sequence[Rows]) -> None:
     for rows in groups:
         rows.begin()
     for rows in groups:
-        rows.act()
+        if rows.busy:
+            rows.act()
     while any(rows.busy for rows in groups):
         for rows in groups:
             if rows.busy:
@@ -100,6 +114,7 @@ def opened(
     num_envs: int | None,
     observation: str | None,
     env_workers: int | str,
+    timeout: float | None = None,
 ) -> tuple[list[Any], tuple[str | int, ...]]:
     """Vector environments that the stack closes, and the keys of what the policy sees of their observations."""
     env = env or policy.data.env_spec
@@ -109,17 +124,19 @@ def opened(
         try:
             env_spaces = example.observation_space, example.action_space
             seen = check_spaces(policy, *env_spaces, observation)
-            count = auto_workers(example, rows) if env_workers == "auto" else int(env_workers)
+            count = auto_workers(example, rows, timeout) if env_workers == "auto" else int(env_workers)
         finally:
             example.close()
         if count:
             specs = specs_of(env) if isinstance(env, str) else []
             job = Job(make, env_spaces, seen, (policy.observation_space, policy.action_space), policy.mask_size, specs)
-            workers = stack.enter_context(Workers(job, halves(policy, rows, episodes), count))
+            workers = stack.enter_context(Workers(job, halves(policy, rows, episodes), count, timeout))
             return list(workers.groups), ()  # they show the part alone
-    vector = SyncVectorEnv([make] * rows, autoreset_mode=AutoresetMode.DISABLED)
+    vector = GuardedEnvs(make, rows)
     stack.callback(vector.close)
-    return [vector], seen_by(policy, vector, observation)
+    seen = seen_by(policy, vector, observation)
+    vector.look_at(policy.observation_space, seen)
+    return [vector], seen
 
 
 def maker(env: Env | None) -> Callable[[], "gymnasium.Env[Any, Any]"]:
@@ -149,14 +166,38 @@ def halves(policy: Actor, rows: int, episodes: int) -> list[int]:
     return [rows - rows // 2, rows // 2] if rows > 1 else [rows]
 
 
-def check_workers(env_workers: int | str) -> None:
+def check_workers(env_workers: int | str, timeout: float | None) -> None:
     if env_workers != "auto" and (not isinstance(env_workers, int) or env_workers < 0):
         raise InputError(f"env_workers {env_workers!r} is neither a number of processes from 0 nor auto.")
+    if timeout is None:
+        return
+    if not (isinstance(timeout, (int, float)) and 0 < timeout < math.inf):
+        raise InputError(f"env_timeout {timeout!r} is not a positive number of seconds.")
+    if env_workers == 0:
+        raise InputError(
+            f"env_timeout is {timeout:g}, and an environment of this process cannot be interrupted; use env_workers 1 or more."
+        )
 
 
-def auto_workers(env: "gymnasium.Env[Any, Any]", rows: int) -> int:
-    """As many workers as there are cores for, where random actions take `AUTO_STEP_SECONDS` for all rows; else, or where these fail, 0."""
+def refuse_for_vectors(env_workers: int | str, on_env_error: str) -> None:
+    """Raise InputError for what cannot be had of a vector environment that is not dtrl's."""
+    if env_workers:
+        raise InputError(
+            f"env_workers is {env_workers!r}, and a vector environment steps as it was made; give the id, or a function that makes one environment."
+        )
+    if on_env_error != "raise":
+        raise InputError(
+            f"on_env_error is {on_env_error}, and of a vector environment no part can be replaced; give the id, or a function that makes one environment."
+        )
+
+
+def auto_workers(env: "gymnasium.Env[Any, Any]", rows: int, timeout: float | None = None) -> int:
+    """As many workers as there are cores for, where random actions take `AUTO_STEP_SECONDS` for all rows; else, or where these fail, 0.
+
+    With a timeout, which this process could not keep, nothing is measured: as many as there are cores for."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if timeout is not None:
+        return min(cores, rows)
     if min(cores, rows) < 2:
         return 0
     env.action_space.seed(0)

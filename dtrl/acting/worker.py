@@ -16,6 +16,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
 from dtrl.acting.environments import descend, parse
+from dtrl.acting.faults import Fault, told
+from dtrl.acting.guard import Guard, ObservationCheck, Step
 from dtrl.acting.masks import MaskReader
 from dtrl.errors import InputError
 from dtrl.processes import follow_parent
@@ -51,7 +53,12 @@ class Job:
         given = {leaf.path: leaf.space for leaf in leaves(seen)}
         layout: Layout = {("rewards", ""): ((rows,), np.float64), ("mask", ""): ((rows, self.mask_size or 0), np.bool_)}
         layout |= {(name, ""): ((rows,), np.bool_) for name in ("terminations", "truncations", "masked")}
-        layout["row", ""] = (workers,), np.int64  # that each worker plays now
+        layout["row", ""] = (workers,), np.int64  # that each worker plays now, or played last
+        layout["turns", ""] = (workers,), np.int64  # how many steps and resets each has begun
+        layout["making", ""] = (
+            (workers,),
+            np.bool_,
+        )  # which of them make a new environment, for which there is more time
         layout["seconds", ""] = (workers,), np.float64  # that each has played, in all
         for leaf in leaves(self.policy_spaces[0]):
             if isinstance(leaf.space, spaces.Text):
@@ -94,46 +101,72 @@ class Seats:
     def __init__(self, job: Job, shared: dict[Key, Array], worker: int) -> None:
         self.job, self.shared, self.worker = job, shared, worker
         self.masks = MaskReader(job.env_spaces[0], job.seen, job.mask_size)
-        self.envs: dict[int, gymnasium.Env[Any, Any]] = {}
+        self.envs: dict[int, Guard] = {}
         self.running: set[int] = set()
 
     def make(self, rows: Iterable[int]) -> None:
         register(self.job.specs)
         for row in rows:
-            self.shared["row", ""][self.worker] = row
-            env = self.envs[row] = self.job.make()
+            self.at(row)
+            env = self.envs[row] = Guard(self.made)
             if (env.observation_space, env.action_space) != self.job.env_spaces:
                 raise InputError(
                     f"environment {row} has the spaces {env.observation_space} and {env.action_space}, and the first one had {self.job.env_spaces[0]} and "
                     f"{self.job.env_spaces[1]}; give a function that makes all alike."
                 )
+            env.fits = ObservationCheck(env.observation_space, self.job.policy_spaces[0], self.job.seen)
 
-    def play(self, rows: Iterable[int], resets: Mapping[int, int | None]) -> None:
-        """Begin an episode in the rows of `resets`, with these seeds, and step the others whose episode goes on."""
-        started = perf_counter()
+    def made(self) -> "gymnasium.Env[Any, Any]":
+        """A new environment."""
+        self.shared["making", ""][self.worker] = True
+        try:
+            return self.job.make()
+        finally:
+            self.shared["turns", ""][self.worker] += 1
+            self.shared["making", ""][self.worker] = False
+
+    def at(self, row: int) -> None:
+        """Tell which row it is that plays from now on."""
+        self.shared["row", ""][self.worker] = row
+        self.shared["turns", ""][self.worker] += 1
+
+    def play(self, rows: Iterable[int], resets: Mapping[int, tuple[int | None, bool]]) -> dict[int, Fault]:
+        """Begin an episode in the rows of `resets`, with a seed and maybe in a new environment, and step the others whose episode goes on; returns what
+        went wrong, by row."""
+        started, faults = perf_counter(), {}
         for row in rows:
-            self.shared["row", ""][self.worker] = row
+            env = self.envs[row]
             if row in resets:
-                observation, info = self.envs[row].reset(seed=resets[row])
-                self.write(row, observation, 0.0, False, False, info)
+                self.at(row)
+                seed, anew = resets[row]
+                env.spoilt = env.spoilt or anew
+                observation, info = env.reset(seed=seed)
+                step: Step = observation, 0.0, False, False, info
             elif row in self.running:
+                self.at(row)
                 action = {
                     leaf.path: self.shared["actions", leaf.path][row].copy()
                     for leaf in leaves(self.job.policy_spaces[1])
                 }
-                self.write(row, *self.envs[row].step(unflatten(self.job.policy_spaces[1], action)))
+                step = env.step(unflatten(self.job.policy_spaces[1], action))
+            else:
+                continue
+            if env.fault is None:
+                self.write(row, *step)
+            else:
+                faults[row] = env.fault
+                self.running.discard(row)
         self.shared["seconds", ""][self.worker] += perf_counter() - started
+        return faults
 
-    def write(self, row: int, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
+    def write(
+        self, row: int, observation: Any, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> None:
         space, shared = self.job.policy_spaces[0], self.shared
         parts = flatten(space, descend(observation, self.job.seen))
         for leaf in leaves(space):
-            value, place = numbers_of(leaf.space, parts[leaf.path]), shared["observations", leaf.path][row, ...]
-            if value.shape != place.shape:
-                raise InputError(
-                    f"environment {row} showed an observation of shape {value.shape}, and its space is {leaf.space}; the environment is at fault."
-                )
-            np.copyto(place, value, casting="same_kind")
+            value = numbers_of(leaf.space, parts[leaf.path])
+            np.copyto(shared["observations", leaf.path][row, ...], value, casting="same_kind")
         mask = self.masks.read_one(observation, info, row)
         shared["masked", ""][row] = mask is not None
         if mask is not None:
@@ -155,25 +188,36 @@ def messages(pipe: Any) -> Iterator[Any]:
 
 
 def work(worker: int, job: Any, layout: Layout, buffers: Any, rows: list[list[int]], pipe: Any) -> None:
-    """Answer messages until the pipe is closed: the number of a group, whose rows are played, and the seeds of those that begin an episode.
+    """Say when the environments are made; then answer messages until the pipe is closed: the number of a group, whose rows are played, and of those that
+    begin an episode the row, the seed, and whether in a new environment.
 
-    The answer is empty, or says what went wrong: the row, the whole message where dtrl has one, else the error, and the traceback. It ends the worker."""
+    The answer is empty, or lists what the environments did wrong: row, kind, words and traceback. Anything else that goes wrong ends the worker, with an
+    answer that says so in a sentence where dtrl has one."""
     follow_parent()
     seats = Seats(job.fn, arrays(layout, buffers), worker)
     try:
         seats.make(row for group in rows for row in group)
+        pipe.send_bytes(b"")
         for group, resets in messages(pipe):
-            seats.play(rows[group], dict(resets))
-            pipe.send_bytes(b"")
+            faults = seats.play(rows[group], {row: (seed, anew) for row, seed, anew in resets})
+            pipe.send_bytes(
+                json.dumps([answer(row, fault) for row, fault in faults.items()]).encode() if faults else b""
+            )
     except Exception as error:
         text = " ".join(str(error).split())
-        fault = {
-            "row": int(seats.shared["row", ""][worker]),
-            "message": text if isinstance(error, InputError) else None,
-            "error": f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        end = {
+            "message": text
+            if isinstance(error, InputError)
+            else f"environment {seats.shared['row', ''][worker]} raised {told(error)} in its worker process; with 0 env workers a debugger can follow it.",
             "traceback": traceback.format_exc(),
         }
         with contextlib.suppress(OSError):
-            pipe.send_bytes(json.dumps(fault).encode())
+            pipe.send_bytes(json.dumps(end).encode())
     finally:
         seats.close()
+
+
+def answer(row: int, fault: Fault) -> dict[str, Any]:
+    """A fault as JSON values."""
+    lines = [] if fault.cause is None else traceback.format_exception(fault.cause)
+    return {"row": row, "kind": fault.kind, "said": fault.said, "traceback": "".join(lines)}

@@ -12,8 +12,10 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from dtrl.acting import Actor, Episode, ExportedPolicy, Policy, Timing
+from dtrl.acting.guard import GuardedEnvs
+from dtrl.acting.plan import Plan
 from dtrl.acting.rollouts import halves, play
-from dtrl.acting.rows import Plan, Rows
+from dtrl.acting.rows import Rows
 from dtrl.acting.summary import DataSummary
 from dtrl.acting.worker import Job
 from dtrl.acting.workers import Workers
@@ -99,7 +101,7 @@ def costly_rows(
     with ExitStack() as stack:
         jobs: dict[str, Repetition] = {}
         for name, sizes in ours.items():
-            vectors: Sequence[Any] = [SyncVectorEnv([make] * envs, autoreset_mode=AutoresetMode.DISABLED)]
+            vectors: Sequence[Any] = [GuardedEnvs(make, envs)]
             if sizes is not None:
                 vectors = stack.enter_context(Workers(job, sizes, workers)).groups
             jobs[name] = rollout_of(policy, vectors, envs)

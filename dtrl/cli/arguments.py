@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from dtrl.acting.faults import ON_ENV_ERROR, RETRIES
 from dtrl.config import DataConfig, DecodingConfig, ModelConfig, OnlineConfig, SourceConfig, TrainingConfig, plain_type
 from dtrl.errors import InputError, did_you_mean
 
@@ -195,7 +196,7 @@ def add_evaluation(parser: argparse.ArgumentParser, title: str, every: str, targ
 
 
 def add_workers(parser: Any) -> None:
-    """`--env-workers`, for a verb that evaluates."""
+    """How environments are stepped, for a verb that evaluates; read by `env_options`."""
     parser.add_argument(
         "--env-workers",
         type=number_or_auto,
@@ -204,6 +205,25 @@ def add_workers(parser: Any) -> None:
         help="processes that step the environments while the model computes; auto: one a core where a step is slow enough for that to pay "
         "(default: 0, this process)",
     )
+    parser.add_argument(
+        "--env-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="for a step or a reset of an environment in a worker process; in this process, without --env-workers, nothing can interrupt one (default: 600)",
+    )
+    parser.add_argument(
+        "--on-env-error",
+        choices=ON_ENV_ERROR,
+        default="raise",
+        help="where an environment raises, shows or returns no number, or ends or holds up its worker: end with an error; lose the episode and go on with the "
+        "others; or begin it again in a new environment, and lose it "
+        f"after {RETRIES} retries (default: raise)",
+    )
+
+
+def env_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_workers` asked for, as `dtrl.evaluate` takes it."""
+    return {name: vars(arguments)[name] for name in ("env_workers", "env_timeout", "on_env_error")}
 
 
 def number_or_auto(text: str) -> int | str:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.cli.arguments import add_decoding, add_json, add_modules, add_workers, decoding_of
+from dtrl.cli.arguments import add_decoding, add_json, add_modules, add_workers, decoding_of, env_options
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def asked_of(policy: "Actor", arguments: argparse.Namespace) -> "Report":
     rest: dict[str, Any] = {
         "env": arguments.env,
         "observation": arguments.observation,
-        "env_workers": arguments.env_workers,
+        **env_options(arguments),
         "progress": True,
     }
     asked = arguments.episodes, arguments.seed, arguments.num_envs

@@ -10,6 +10,7 @@ from dtrl.cli.arguments import (
     add_json,
     add_modules,
     data_of,
+    env_options,
     given,
     names_of,
     read_config,
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
                 arguments.eval_every,
                 settings.get("seed", 0),
                 env=arguments.env,
-                env_workers=arguments.env_workers,
+                **env_options(arguments),
                 at_start=True,
             )
         )

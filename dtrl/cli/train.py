@@ -11,6 +11,7 @@ from dtrl.cli.arguments import (
     add_flags,
     add_json,
     add_modules,
+    env_options,
     given,
     load,
     names_of,
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
                 arguments.eval_episodes,
                 arguments.eval_every,
                 settings.get("seed", 0),
-                env_workers=arguments.env_workers,
+                **env_options(arguments),
             )
         )
     policy = train(

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from dtrl.acting import Policy
+from dtrl.acting.faults import check_on_env_error
+from dtrl.acting.rollouts import check_workers
 from dtrl.errors import InputError
 from dtrl.evaluation.plots import calibration_figure, sweep_figure
 from dtrl.evaluation.protocol import evaluate
@@ -46,6 +48,8 @@ class EvaluationCallback:
         env: Any = None,
         env_workers: int | str = 0,
         at_start: bool = False,
+        env_timeout: float | None = None,
+        on_env_error: str = "raise",
     ) -> None:
         quantiles = np.quantile(trajectories.episode_returns, DEFAULT_QUANTILES)
         self.targets = (
@@ -59,7 +63,15 @@ class EvaluationCallback:
             )
         self.data_returns = trajectories.episode_returns
         self.episodes, self.every, self.seed, self.env = episodes, every, seed, env
-        self.env_workers, self.at_start = env_workers, at_start
+        check_workers(env_workers, env_timeout)
+        check_on_env_error(on_env_error)
+        self.playing = {
+            "env": env,
+            "env_workers": env_workers,
+            "env_timeout": env_timeout,
+            "on_env_error": on_env_error,
+        }
+        self.at_start, self.on_env_error = at_start, on_env_error
         self.history: list[tuple[int, Report]] = []
         self.unavailable = False
 
@@ -76,9 +88,7 @@ class EvaluationCallback:
 
     def evaluate(self, event: TrainingEvent) -> None:
         try:
-            report = evaluate(
-                event.policy, self.targets, self.episodes, self.seed, env=self.env, env_workers=self.env_workers
-            )
+            report = evaluate(event.policy, self.targets, self.episodes, self.seed, **self.playing)
         except InputError as error:
             if event.kind == "update" or self.history:
                 raise
@@ -89,7 +99,8 @@ class EvaluationCallback:
             return
         self.history.append((event.update, report))
         if event.logger is not None:
-            event.logger.scalars(scalars(report), event.update)
+            lost = {} if self.on_env_error == "raise" else {"eval/lost_episodes": float(report.lost)}
+            event.logger.scalars({**scalars(report), **lost}, event.update)
             event.logger.figure("eval/asked_vs_achieved", calibration_figure(report, self.data_returns), event.update)
 
     def log_end(self, event: TrainingEvent) -> None:
@@ -103,7 +114,8 @@ class EvaluationCallback:
 
 
 def scalars(report: Report) -> dict[str, float]:
-    """Stable-Baselines3's tags for the highest target, and one group a target."""
+    """Stable-Baselines3's tags for the highest target, and one group a target; none for a number that is not finite, as of a target whose every episode
+    was lost."""
     best = max(report.targets, key=lambda t: t.target_return)
     out = {
         "rollout/ep_rew_mean": best.mean,
@@ -116,10 +128,10 @@ def scalars(report: Report) -> dict[str, float]:
         score = target.normalized_mean(report.reference)
         if score is not None:
             out[f"eval/score@{target.target_return:.6g}"] = score
-    out["eval/mean_absolute_gap"] = float(np.mean([abs(t.mean - t.target_return) for t in report.targets]))
+    out["eval/mean_absolute_gap"] = float(np.nanmean([abs(t.mean - t.target_return) for t in report.targets]))
     if report.timing is not None:
         out["eval/env_seconds"], out["eval/model_seconds"] = report.timing.env_seconds, report.timing.model_seconds
         out["eval/steps_per_second"] = report.timing.steps_per_second
     if report.rank_correlation is not None:
         out["eval/rank_correlation"] = report.rank_correlation
-    return out
+    return {tag: value for tag, value in out.items() if np.isfinite(value)}

@@ -108,7 +108,7 @@ def _dress(axes: "Axes", report: Report) -> None:
     axes.set_title(report.env or "evaluation", loc="left", fontsize=13, fontweight="bold", pad=22)
     facts = [
         report.dataset and f"trained on {report.dataset}",
-        f"{report.episodes} episode{plural} per target",
+        f"{report.episodes} episode{plural} per target" + (f", {report.lost} lost" if report.lost else ""),
         f"seed {report.seed}",
     ]
     axes.annotate(

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from dtrl.acting import Actor, Episode, Timing, rollout
+from dtrl.acting import Actor, Episode, EpisodeFault, Timing, rollout
 from dtrl.acting.environments import environment_id
 from dtrl.errors import InputError
 from dtrl.evaluation.calibration import support, sweep_targets
@@ -29,13 +29,15 @@ def evaluate(
     deterministic: bool | None = None,
     observation: str | None = None,
     env_workers: int | str = 0,
+    env_timeout: float | None = None,
+    on_env_error: str = "raise",
     progress: bool = False,
 ) -> Report:
     """Play `episodes` episodes for each target return, all targets together as rows of one vector environment.
 
     Episode i has the same seed for every target, so targets are compared on the same starts. Without `target_returns`, the policy's own (from its
-    data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env`, `observation` and
-    `env_workers` as in `rollout`."""
+    data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env`, `observation`, `env_workers`,
+    `env_timeout` and `on_env_error` as in `rollout`: the report tells which episodes were lost, and its numbers are over the others."""
     return play(
         policy,
         target_returns,
@@ -46,6 +48,8 @@ def evaluate(
         deterministic=deterministic,
         observation=observation,
         env_workers=env_workers,
+        env_timeout=env_timeout,
+        on_env_error=on_env_error,
         progress=progress,
     )[0]
 
@@ -72,9 +76,11 @@ def play(
     deterministic: bool | None = None,
     observation: str | None = None,
     env_workers: int | str = 0,
+    env_timeout: float | None = None,
+    on_env_error: str = "raise",
     progress: bool = False,
 ) -> tuple[Report, Trajectories]:
-    """`evaluate`, with the trajectories it played: target by target, episode by episode."""
+    """`evaluate`, with the trajectories it played: target by target, episode by episode, without those that were lost."""
     try:
         targets = [float(t) for t in (target_returns if target_returns is not None else [policy.target_return])]
     except (TypeError, ValueError) as error:
@@ -93,6 +99,7 @@ def play(
     seeds = np.random.default_rng([seed, 0]).integers(2**31, size=episodes)
     plan = [Episode(target, int(s)) for target in targets for s in seeds]
     timing = Timing()
+    faults: list[EpisodeFault] = []
     from tqdm import tqdm
 
     with tqdm(
@@ -107,25 +114,19 @@ def play(
             deterministic=greedy,
             observation=observation,
             env_workers=env_workers,
+            env_timeout=env_timeout,
+            on_env_error=on_env_error,
             on_episode=lambda _: bar.update(),
+            on_fault=faults.append,
             timing=timing,
         )
-    returns, lengths = played.episode_returns, played.episode_lengths
-    results = [
-        TargetResult(
-            target,
-            [float(r) for r in returns[i * episodes : (i + 1) * episodes]],
-            [int(n) for n in lengths[i * episodes : (i + 1) * episodes]],
-        )
-        for i, target in enumerate(targets)
-    ]
     name = env if isinstance(env, str) else policy.data.env_spec
     report = Report(
         dataset=policy.data.dataset,
         env=environment_id(name),
         seed=seed,
         episodes=episodes,
-        targets=results,
+        targets=results_of(targets, episodes, played, faults),
         reference=reference_for(environment_id(name), *(policy.data.reference or (None, None))),
         settings={
             "context": policy.context,
@@ -137,5 +138,20 @@ def play(
             "told_return": policy.told_return,
         },
         timing=timing,
+        faults=faults,
     )
     return report, played
+
+
+def results_of(
+    targets: Sequence[float], episodes: int, played: Trajectories, faults: Sequence[EpisodeFault]
+) -> list[TargetResult]:
+    """Target by target, what was played of its episodes and which of them were lost."""
+    lost = {fault.episode for fault in faults if fault.lost}
+    left = iter(zip(played.episode_returns.tolist(), played.episode_lengths.tolist(), strict=True))
+    results = []
+    for i, target in enumerate(targets):
+        gone = [episode for episode in range(episodes) if i * episodes + episode in lost]
+        own = [next(left) for _ in range(episodes - len(gone))]
+        results.append(TargetResult(target, [float(r) for r, _ in own], [int(n) for _, n in own], gone))
+    return results

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrl.acting.faults import FAULTS, EpisodeFault
 from dtrl.acting.timing import Timing
 from dtrl.errors import InputError
 from dtrl.evaluation.calibration import Calibration
@@ -29,9 +31,11 @@ class TargetResult:
     """The return of each episode: its undiscounted sum of rewards, in reward units."""
     lengths: list[int]
     """The length of each episode, in environment steps."""
+    lost: list[int] = field(default_factory=list)
+    """Numbers, from 0, of the episodes that faults of the environment took. They are not in the two lists; where nothing is left, the means are NaN."""
 
     def __post_init__(self) -> None:
-        if not self.returns or len(self.returns) != len(self.lengths):
+        if not (self.returns or self.lost) or len(self.returns) != len(self.lengths):
             raise InputError(
                 f"target {self.target_return} has {len(self.returns)} returns and {len(self.lengths)} lengths; "
                 "give one of each for every episode, and at least one episode."
@@ -50,12 +54,12 @@ class TargetResult:
     @property
     def iqm(self) -> float:
         """Interquartile mean of the returns, in reward units."""
-        return interquartile_mean(self.returns)
+        return interquartile_mean(self.returns) if self.returns else math.nan
 
     @property
     def mean_length(self) -> float:
         """Mean length of the episodes, in environment steps."""
-        return float(np.mean(self.lengths))
+        return float(np.mean(self.lengths)) if self.lengths else math.nan
 
     def normalized_mean(self, reference: Reference | None) -> float | None:
         """The mean return on the reference's scale (0 random, 100 expert); None without a reference."""
@@ -63,7 +67,7 @@ class TargetResult:
 
     @cached_property
     def _mean_and_ci95(self) -> tuple[float, tuple[float, float]]:
-        return mean_ci95(self.returns)
+        return mean_ci95(self.returns) if self.returns else (math.nan, (math.nan, math.nan))
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,28 @@ class Report:
     """Where the time went. It differs from run to run, so reports are equal without it."""
     support: tuple[float, float] | None = None
     """Of a sweep: the range of the data's returns, against which the targets are read."""
+    faults: list[EpisodeFault] = field(default_factory=list)
+    """What environments did wrong, one after the other: whereby episodes were lost, or had to begin again."""
+
+    @property
+    def lost(self) -> int:
+        """Number of episodes that were lost, of all targets."""
+        return sum(len(target.lost) for target in self.targets)
 
     @cached_property
     def calibration(self) -> Calibration | None:
-        """Of a sweep: how well the policy delivers what it is asked for; None for other evaluations."""
+        """Of a sweep: how well the policy delivers what it is asked for, in the episodes that no target has lost, as they begin alike for all; None where
+        there is none, and for other evaluations."""
         if self.support is None:
             return None
-        asked = np.array([t.target_return for t in self.targets])
-        return Calibration(*self.support, asked, np.array([t.returns for t in self.targets]))
+        lost = {episode for target in self.targets for episode in target.lost}
+        returns = []
+        for target in self.targets:
+            played = (e for e in range(len(target.returns) + len(target.lost)) if e not in target.lost)
+            returns.append([r for e, r in zip(played, target.returns, strict=True) if e not in lost])
+        if not returns[0]:
+            return None
+        return Calibration(*self.support, np.array([t.target_return for t in self.targets]), np.array(returns))
 
     @property
     def rank_correlation(self) -> float | None:
@@ -118,6 +136,7 @@ class Report:
             "rank_correlation": self.rank_correlation,
             "reference": None if self.reference is None else asdict(self.reference),
             "settings": self.settings,
+            "faults": [fault.to_dict() for fault in self.faults],
         }
         if self.calibration is not None:
             value["sweep"] = self.calibration.to_dict()
@@ -135,6 +154,7 @@ class Report:
             "mean_length": target.mean_length,
             "returns": target.returns,
             "lengths": target.lengths,
+            "lost": target.lost,
         }
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
@@ -187,10 +207,12 @@ class Report:
         ]
         if self.reference is not None:
             columns.append(("normalised", [f"{t.normalized_mean(self.reference):.1f}" for t in self.targets]))
+        if self.lost:
+            columns.append(("played", [f"{len(t.returns)} of {self.episodes}" for t in self.targets]))
         return columns
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = self._fault_notes()
         if any(len(t.returns) == 1 for t in self.targets):
             notes.append("95 % interval: one episode has no spread; evaluate more episodes for an interval")
         if self.reference is not None:
@@ -206,12 +228,37 @@ class Report:
             shown = f"{correlation:.2f} (1: asking for more always brings more)"
         return [*notes, f"rank correlation of asked and achieved: {shown}"]
 
+    def _fault_notes(self) -> list[str]:
+        """What was lost, and why."""
+        notes = []
+        if self.lost:
+            why = counted(fault.kind for fault in self.faults if fault.lost)
+            asked = self.episodes * len(self.targets)
+            notes.append(
+                f"lost: {self.lost} of {asked} episodes (environments: {why}); every number is over the others"
+            )
+            if self.support is not None:
+                common = 0 if self.calibration is None else self.calibration.returns.shape[1]
+                notes.append(f"the sweep is read over the {common} of {self.episodes} starts that no target has lost")
+        if again := [fault.kind for fault in self.faults if not fault.lost]:
+            notes.append(
+                f"begun again: {len(again)} time{'' if len(again) == 1 else 's'} (environments: {counted(again)})"
+            )
+        if self.faults:
+            notes.append(f"the first fault: {self.faults[0].message}")
+        return notes
+
 
 def _format(values: list[float]) -> Callable[[float], str]:
     """One number of decimals for a whole column, so that its points stand below each other: about four digits."""
     largest = max((abs(v) for v in values if math.isfinite(v)), default=0.0)
     decimals = 3 if largest < 1 else 2 if largest < 10 else 1 if largest < 1_000 else 0
-    return lambda value: f"{value:,.{decimals}f}"
+    return lambda value: "–" if math.isnan(value) else f"{value:,.{decimals}f}"
+
+
+def counted(kinds: Iterable[str]) -> str:
+    """How often there was which kind of fault, in words, the most frequent first."""
+    return ", ".join(f"{count} {FAULTS[kind]}" for kind, count in Counter(kinds).most_common())
 
 
 def aligned(columns: list[tuple[str, list[str]]]) -> list[str]:
@@ -248,11 +295,12 @@ def _report(value: dict[str, Any]) -> Report:
         seed=value["seed"],
         episodes=value["episodes"],
         targets=[
-            TargetResult(number(t["target_return"]), [number(x) for x in t["returns"]], t["lengths"])
+            TargetResult(number(t["target_return"]), [number(x) for x in t["returns"]], t["lengths"], t.get("lost", []))
             for t in value["targets"]
         ],
         reference=None if value["reference"] is None else Reference(**value["reference"]),
         settings=value["settings"],
         timing=Timing(**value["timing"]) if "timing" in value else None,
         support=tuple(value["sweep"]["support"]) if "sweep" in value else None,
+        faults=[EpisodeFault(**fault) for fault in value.get("faults", [])],
     )

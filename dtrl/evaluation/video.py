@@ -1,6 +1,7 @@
 """One episode as moving pictures."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from dtrl.acting import Actor, make_environment
 from dtrl.acting.environments import descend, seen_part
+from dtrl.acting.faults import where
+from dtrl.acting.guard import Guard
 from dtrl.acting.masks import MaskReader
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
@@ -29,8 +32,8 @@ def record(
 ) -> tuple[npt.NDArray[np.uint8], float]:
     """Frames (T, H, W, 3) and frames a second of one greedy episode; of a long one every n-th frame. `part` names what the policy sees of the observation.
 
-    Raises InputError where the environment draws none."""
-    environment = make_with_pictures(policy, env)
+    Raises InputError where the environment draws none, or fails."""
+    environment = Guard(partial(make_with_pictures, policy, env))
     try:
         frames, state = [], policy.initial_state(1, target_return)
         seen = seen_part(environment.observation_space, policy.observation_space, part, policy.data.dataset)
@@ -38,18 +41,26 @@ def record(
         observation, info = environment.reset(seed=seed)
         done = False
         while not done:
+            check(environment, None if not state.started else int(state.timesteps[0]), seed)
             frames.append(frame(environment))
             mask = masks.read_one(observation, info)
             action, state = policy.predict(descend(observation, seen), state, action_masks=mask)
             observation, reward, terminated, truncated, info = environment.step(action)
             state.reward += float(reward)
             done = terminated or truncated
+        check(environment, int(state.timesteps[0]), seed)
         frames.append(frame(environment))
         fps = float(environment.metadata.get("render_fps") or 30)
     finally:
         environment.close()
     every = -(-len(frames) // MAX_FRAMES)
     return np.stack(frames[::every]), min(50.0, fps)
+
+
+def check(environment: Guard, step: int | None, seed: int) -> None:
+    """Raise InputError for what the environment did wrong in its last step, or reset where that is None."""
+    if (fault := environment.fault) is not None:
+        raise InputError(f"{where(0, step, seed)} {fault.said}; the environment is at fault.") from fault.cause
 
 
 def make_with_pictures(

@@ -215,7 +215,9 @@ def seed_of_length(scripted_env, wanted):
 def test_a_reward_that_is_nan_names_environment_step_and_seed(policy_for, scripted_env):
     seed = seed_of_length(scripted_env, True)
     episodes = [Episode(1.0, seed_of_length(scripted_env, False)), Episode(1.0, seed)]
-    with pytest.raises(InputError, match=rf"environment 1 returned the reward nan at step 2 \(seed {seed}\)[^\n]+\.$"):
+    with pytest.raises(
+        InputError, match=rf"^environment 1, at step 2 \(seed {seed}\), returned the reward nan[^\n]+\.$"
+    ):
         rollout(policy_for(), lambda: Broken(scripted_env()), episodes)
 
 
@@ -225,8 +227,52 @@ def test_an_observation_that_is_nan_is_refused(policy_for, scripted_env, monkeyp
     monkeypatch.setattr(Broken, "where", "observation")
     env = scripted_env()
     seed = next(seed for seed in range(1000) if env.reset(seed=seed) and env.length == length)
-    with pytest.raises(InputError, match=r"NaN or infinity[^\n]+\.$"):
+    with pytest.raises(
+        InputError, match=rf"^environment 0, at step 2 \(seed {seed}\), showed NaN or infinity[^\n]+\.$"
+    ):
         rollout(policy_for(), lambda: Broken(scripted_env()), [Episode(1.0, seed)])
+
+
+@pytest.mark.parametrize("on_env_error", ["raise", "skip"])
+def test_an_action_outside_the_space_is_the_policy_s_fault(policy_for, scripted_env, monkeypatch, on_env_error):
+    """It ends the rollout whatever is to be done about environments: without the episodes in which a policy fails, the others' mean would be no mean."""
+    policy, steps = policy_for(), []
+
+    def choose(state, observations, first, allowed, config):
+        steps.append(0)
+        return {"": np.array([0, 1, 3 if len(steps) == 3 else 2])}
+
+    monkeypatch.setattr(policy, "choose_actions", choose)
+    with pytest.raises(
+        InputError,
+        match=r"^environment 2, at step 2 \(seed 102\), was given the action 3, which is not in Discrete\(3\)[^\n]+\.$",
+    ):
+        rollout(policy, scripted_env, EPISODES, num_envs=3, on_env_error=on_env_error)
+
+
+def test_an_action_that_is_no_number_reaches_no_environment(random_trajectories, untrained_policy):
+    data = random_trajectories([5, 6])
+    policy, acted = untrained_policy(data), []
+
+    class Still(gymnasium.Env):
+        observation_space, action_space = data.observation_space, data.action_space
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(3), {}
+
+        def step(self, action):
+            acted.append(action)
+            return np.zeros(3), 0.0, True, False, {}
+
+    policy.model.backbone.requires_grad_(False)
+    for parameter in policy.model.backbone.parameters():
+        parameter.fill_(np.nan)
+    with pytest.raises(
+        InputError,
+        match=r"^environment 0, at step 0 \(seed 4\), was given the action \[nan, nan\], which is not in Box",
+    ):
+        rollout(policy, Still, [Episode(1.0, 4)])
+    assert not acted
 
 
 @pytest.mark.parametrize("role", ["observation", "action"])

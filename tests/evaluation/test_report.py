@@ -40,7 +40,17 @@ def report():
 def test_the_json_file_has_the_agreed_form(report, tmp_path):
     report.to_json(tmp_path / "new" / "report.json")
     value = json.loads((tmp_path / "new" / "report.json").read_text())
-    assert set(value) == {"dataset", "env", "seed", "episodes", "targets", "rank_correlation", "reference", "settings"}
+    assert set(value) == {
+        "dataset",
+        "env",
+        "seed",
+        "episodes",
+        "targets",
+        "rank_correlation",
+        "reference",
+        "settings",
+        "faults",
+    }
     assert (value["dataset"], value["env"], value["seed"], value["episodes"]) == (
         "cartpole/mixed-v0",
         "CartPole-v1",
@@ -65,6 +75,7 @@ def test_the_json_file_has_the_agreed_form(report, tmp_path):
         "iqm",
         "normalized_mean",
         "mean_length",
+        "lost",
     }
     assert first["mean"] == pytest.approx(105.0)
     assert first["ci95"] == list(mean_ci95([90.0, 110.0, 115.0])[1])
