@@ -19,6 +19,7 @@ from dtrl.cli.arguments import (
 )
 from dtrl.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from dtrl.errors import InputError
+from dtrl.processes import worker_numbers
 
 
 def add_parser(verbs: Any) -> None:
@@ -96,6 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
     policy = train(
         trajectories, logdir=arguments.logdir, resume=arguments.resume, callbacks=callbacks, progress=True, **settings
     )
+    if worker_numbers()[0]:
+        return  # what is to be told is told by the first of several processes
     report = callbacks[0].history[-1][1] if callbacks and callbacks[0].history else None
     if report is not None:
         print(report.table())

@@ -1,0 +1,176 @@
+"""Processes that train one model together: what they share out, add up and agree on. B windows of an update, N workers.
+
+Each process, a *worker*, holds the whole model and draws the same B windows of an update, of which it computes B / N. The gradients are added by torch's
+DistributedDataParallel [Li et al. 2020, arXiv:2006.15704], the sums of the loss beside them, so that an update is that of one process, up to the rounding
+of sums in another order. Worker 0 alone writes, evaluates and is called back.
+
+torchrun starts the workers, and starts all of them again when one dies (`--max-restarts`); here they only find each other, by the variables that it sets."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dtrl.config import TrainingConfig
+from dtrl.errors import InputError, WorkerLostError
+from dtrl.processes import worker_numbers
+from dtrl.training.optimization import choose_device
+
+PATIENCE = timedelta(days=7)
+"""How long a worker waits for another one: as long as worker 0 may evaluate. One that has died is noticed at once, by its connection or by torchrun."""
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+"""Device → what carries the sums between its workers."""
+Rows = TypeVar("Rows", bound=npt.NDArray[Any])
+
+
+class Group:
+    """The workers of a training, as one of them sees them; by default it is alone, and every method is then a formality."""
+
+    def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
+        self.device, self.rank, self.size = device, rank, size
+        """Where this worker computes; its number, from 0; the number of workers, N."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the worker that writes, evaluates and is called back."""
+        return self.rank == 0
+
+    def check(self, config: TrainingConfig) -> None:
+        """Raise InputError for training settings that do not go with several workers, or not with so many."""
+        if self.size == 1:
+            return
+        pieces = self.size * config.gradient_accumulation
+        if config.batch_size % pieces:
+            raise InputError(
+                f"batch_size {config.batch_size} is not a multiple of {pieces} ({self.size} processes × gradient_accumulation "
+                f"{config.gradient_accumulation}); choose one that is."
+            )
+        if config.cuda_graph:
+            raise InputError(
+                f"cuda_graph is of one process, and this training has {self.size}; leave it out, or start one process."
+            )
+
+    def check_alike(self, settings: dict[str, Any]) -> None:
+        """Raise InputError, in every worker, where one was given other data or settings than worker 0."""
+        if self.size == 1:
+            return
+        mine = json.loads(json.dumps(settings))
+        firsts = self.from_first(lambda: mine)
+        others = [f"{name} {firsts.get(name)} → {value}" for name, value in mine.items() if firsts.get(name) != value]
+        if self.largest(len(others))[0]:
+            what = f"process {self.rank} ({'; '.join(others)})" if others else "another process"
+            raise InputError(
+                f"{what} was started with other data or settings than process 0; start all of them by the same command."
+            )
+
+    def share(self, rows: Rows) -> Rows:
+        """(B / N, …) this worker's part of (B, …)."""
+        part = len(rows) // self.size
+        return rows[self.rank * part : (self.rank + 1) * part]  # type: ignore[return-value]
+
+    def reducing(self, model: nn.Module, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """The `loss` of a model, after whose backward pass every worker has the mean of the gradients of all.
+
+        The workers begin with the parameters and buffers of worker 0."""
+        if self.size == 1:
+            return loss
+        return DistributedDataParallel(Called(model, loss), broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sum over all workers, of the same shape: the same bits in each."""
+        if self.size > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over all workers. Whoever is late is waited for."""
+        if self.size == 1:
+            return list(numbers)
+        together = torch.tensor(numbers, device=self.device)
+        dist.all_reduce(together, dist.ReduceOp.MAX)
+        return [int(number) for number in together.tolist()]
+
+    def from_first(self, work: Callable[[], Any]) -> Any:
+        """What worker 0 gets by `work`, which it alone does, in every worker; JSON has to be able to hold it. An InputError of its is raised in all."""
+        if self.size == 1:
+            return work()
+        text = b""
+        if self.first:
+            try:
+                answer = {"value": work()}
+            except InputError as error:
+                answer = {"error": str(error)}
+            text = json.dumps(answer).encode()
+        length = self.largest(len(text))[0]
+        letters = torch.tensor(list(text) or [0] * length, dtype=torch.uint8, device=self.device)
+        dist.broadcast(letters, src=0)
+        answer = json.loads(bytes(letters.tolist()))
+        if "error" in answer:
+            raise InputError(answer["error"])
+        return answer["value"]
+
+
+class Called(nn.Module):
+    """A model whose forward pass is a loss: DistributedDataParallel takes part in what is called through it alone."""
+
+    def __init__(self, model: nn.Module, loss: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.loss(*arguments)
+
+
+@contextlib.contextmanager
+def worker_group(device: str) -> Iterator[Group]:
+    """The group that this process belongs to, if torchrun (or whoever sets the same variables) has started it with others; else a group of itself.
+
+    A process group that the caller has made is used, and left to the caller. Raises InputError for a device that cannot be used by several workers, and
+    WorkerLostError where another worker does not answer any more."""
+    rank, size, local_rank, local_size = worker_numbers()
+    if size == 1:
+        yield Group(choose_device(device))
+        return
+    own = not dist.is_initialized()
+    chosen = choose_device(device)
+    if chosen.type not in BACKENDS:
+        raise InputError(
+            f"processes on device {chosen.type} cannot add up their gradients; use --device cpu, or one process."
+        )
+    if chosen.type == "cuda" and own:
+        chosen = own_gpu(chosen, local_rank, local_size)
+    if own:
+        dist.init_process_group(BACKENDS[chosen.type], timeout=PATIENCE)
+    try:
+        yield Group(chosen, rank, size)
+    except RuntimeError as error:
+        if is_lost(error):
+            raise WorkerLostError(
+                f"process {rank} of {size} lost another one, whose own message says why it ended; the run goes on from its newest checkpoint by --resume."
+            ) from error
+        raise
+    if own:  # not after an error: where a worker has died, this would wait for it
+        dist.destroy_process_group()
+
+
+def own_gpu(device: torch.device, local_rank: int, local_size: int) -> torch.device:
+    """The GPU of a worker, by its number on its machine. Raises InputError where one GPU was named for several."""
+    if device.index is not None and local_size > 1:
+        raise InputError(
+            f"device {device} is one GPU, and {local_size} processes of this machine need one each; give --device cuda."
+        )
+    chosen = choose_device(f"cuda:{local_rank}") if device.index is None else device
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an error is of the connection to another worker; gloo's have no class of their own, but name its source file."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
