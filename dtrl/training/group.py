@@ -25,8 +25,6 @@ from dtrl.training.optimization import choose_device
 
 PATIENCE = timedelta(days=7)
 """How long a worker waits for another one: as long as worker 0 may evaluate. One that has died is noticed at once, by its connection or by torchrun."""
-BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-"""Device → what carries the sums between its workers."""
 Rows = TypeVar("Rows", bound=npt.NDArray[Any])
 
 
@@ -81,7 +79,9 @@ class Group:
         The workers begin with the parameters and buffers of worker 0."""
         if self.size == 1:
             return loss
-        return DistributedDataParallel(Called(model, loss), broadcast_buffers=False, gradient_as_bucket_view=True)
+        for buffer in model.buffers():  # fitted to the same data, and not to the same bits on another kind of processor
+            dist.broadcast(buffer, src=0)
+        return DistributedDataParallel(Called(model, loss), gradient_as_bucket_view=True)
 
     def sum(self, numbers: Tensor) -> Tensor:
         """The sum over all workers, of the same shape: the same bits in each."""
@@ -118,11 +118,13 @@ class Group:
 
 
 class Called(nn.Module):
-    """A model whose forward pass is a loss: DistributedDataParallel takes part in what is called through it alone."""
+    """A model's parameters, and its loss as the forward pass: DistributedDataParallel takes part in what is called through it alone.
+
+    It knows no buffers: those that stay as they are need not be sent at every update."""
 
     def __init__(self, model: nn.Module, loss: Callable[..., Any]) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.trained, self.loss = nn.ParameterList(model.parameters()), loss
 
     def forward(self, *arguments: Any) -> Any:
         return self.loss(*arguments)
@@ -132,36 +134,35 @@ class Called(nn.Module):
 def worker_group(device: str) -> Iterator[Group]:
     """The group that this process belongs to, if torchrun (or whoever sets the same variables) has started it with others; else a group of itself.
 
-    A process group that the caller has made is used, and left to the caller. Raises InputError for a device that cannot be used by several workers, and
-    WorkerLostError where another worker does not answer any more."""
+    A process group that the caller has made is used. One that is made here lasts as long as the process: the next training uses it again. Raises
+    InputError for a device that cannot be used by several workers, and WorkerLostError where another worker does not answer any more."""
     rank, size, local_rank, local_size = worker_numbers()
     if size == 1:
         yield Group(choose_device(device))
         return
-    own = not dist.is_initialized()
-    chosen = choose_device(device)
-    if chosen.type not in BACKENDS:
-        raise InputError(
-            f"processes on device {chosen.type} cannot add up their gradients; use --device cpu, or one process."
-        )
-    if chosen.type == "cuda" and own:
-        chosen = own_gpu(chosen, local_rank, local_size)
-    if own:
-        dist.init_process_group(BACKENDS[chosen.type], timeout=PATIENCE)
+    chosen = own_device(choose_device(device), local_rank, local_size)
     try:
-        yield Group(chosen, rank, size)
+        if not dist.is_initialized():
+            on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+        yield Group(chosen, dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
         if is_lost(error):
             raise WorkerLostError(
                 f"process {rank} of {size} lost another one, whose own message says why it ended; the run goes on from its newest checkpoint by --resume."
             ) from error
         raise
-    if own:  # not after an error: where a worker has died, this would wait for it
-        dist.destroy_process_group()
 
 
-def own_gpu(device: torch.device, local_rank: int, local_size: int) -> torch.device:
-    """The GPU of a worker, by its number on its machine. Raises InputError where one GPU was named for several."""
+def own_device(device: torch.device, local_rank: int, local_size: int) -> torch.device:
+    """The device of a worker: its own GPU, by its number on its machine. Raises InputError where one GPU was named for several workers, and for a device
+    on which torch adds up nothing between processes."""
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise InputError(
+            f"processes on device {device.type} cannot add up their gradients; use --device cpu, or one process."
+        )
     if device.index is not None and local_size > 1:
         raise InputError(
             f"device {device} is one GPU, and {local_size} processes of this machine need one each; give --device cuda."
