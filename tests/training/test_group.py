@@ -225,11 +225,16 @@ def told(folder, scenario):
     return [json.loads((folder / f"{scenario.__name__}-{rank}.json").read_text()) for rank in range(2)]
 
 
+def updates_of(folder, rank):
+    with np.load(folder / f"updates-{rank}.npz") as arrays:
+        return dict(arrays)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_have_the_gradient_of_one(folder, name):
     """Though they hold different numbers of real steps, since many windows reach past the end of their episode."""
-    one, two = update_of(SETTINGS[name]), [np.load(folder / f"updates-{rank}.npz") for rank in range(2)]
+    one, two = update_of(SETTINGS[name]), [updates_of(folder, rank) for rank in range(2)]
     assert np.linalg.norm(one["gradient"]) > 1e-3
     for kind in ("gradient", "measures"):
         np.testing.assert_array_equal(two[0][f"{name} {kind}"], two[1][f"{name} {kind}"])
@@ -241,7 +246,7 @@ def test_two_processes_have_the_gradient_of_one(folder, name):
 @pytest.mark.slow
 def test_two_processes_make_the_update_of_two_pieces_bit_for_bit(folder):
     pieces = update_of({"gradient_accumulation": 2})
-    np.testing.assert_array_equal(np.load(folder / "updates-0.npz")["dt gradient"], pieces["gradient"])
+    np.testing.assert_array_equal(updates_of(folder, 0)["dt gradient"], pieces["gradient"])
 
 
 @pytest.mark.slow
