@@ -8,6 +8,8 @@ torchrun starts the workers, and starts all of them again when one dies (`--max-
 
 import contextlib
 import json
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,6 +18,8 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from dtrl.config import TrainingConfig
@@ -25,6 +29,7 @@ from dtrl.training.optimization import choose_device
 
 PATIENCE = timedelta(days=7)
 """How long a worker waits for another one: as long as worker 0 may evaluate. One that has died is noticed at once, by its connection or by torchrun."""
+POLL_SECONDS = 0.05
 Rows = TypeVar("Rows", bound=npt.NDArray[Any])
 
 
@@ -143,8 +148,7 @@ def worker_group(device: str) -> Iterator[Group]:
     chosen = own_device(choose_device(device), local_rank, local_size)
     try:
         if not dist.is_initialized():
-            on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
-            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+            meet()
         yield Group(chosen, dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
         if is_lost(error):
@@ -152,6 +156,39 @@ def worker_group(device: str) -> Iterator[Group]:
                 f"process {rank} of {size} lost another one, whose own message says why it ended; the run goes on from its newest checkpoint by --resume."
             ) from error
         raise
+
+
+def meet() -> None:
+    """Make the process group of all workers."""
+    store, rank, size = next(rendezvous("env://"))
+    on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+        store=PrefixStore(new_name(store, rank, size), store),
+        rank=rank,
+        world_size=size,
+        timeout=PATIENCE,
+    )
+
+
+def new_name(store: Store, rank: int, size: int) -> str:
+    """A name that the workers of no earlier life had. In each worker the same.
+
+    torchrun keeps its store when it starts them again, and what stands there under the same keys are the addresses of the dead (pytorch#135712). The first
+    worker makes the name up and waits for the others' answers to it; they answer to whatever name they find, until one was completed with their answer."""
+    own = secrets.token_hex(8)
+    if rank == 0:
+        store.set("dtrl/first", own)
+        answers = [store.get(f"dtrl/{own}/{other}").decode() for other in range(1, size)]
+        store.set(f"dtrl/{own}/complete", " ".join(answers))
+        return own
+    while True:
+        first = str(store.get("dtrl/first").decode())
+        store.set(f"dtrl/{first}/{rank}", own)
+        complete = f"dtrl/{first}/complete"
+        if store.check([complete]) and own in store.get(complete).decode().split():
+            return first
+        time.sleep(POLL_SECONDS)
 
 
 def own_device(device: torch.device, local_rank: int, local_size: int) -> torch.device:

@@ -9,6 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from pathlib import Path
 from unittest import mock
@@ -26,7 +28,7 @@ from dtrl.collect import write_minari
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.presets import PRESETS
-from dtrl.training.group import Group, own_device, worker_group
+from dtrl.training.group import Group, new_name, own_device, worker_group
 from dtrl.training.interrupts import Interrupted, Interrupts
 from dtrl.training.trainer import Trainer, seed_of
 from dtrl.trajectories import Trajectories
@@ -403,6 +405,27 @@ def test_one_process_is_no_group(monkeypatch):
         with worker_group("cpu") as group:
             assert (group.rank, group.size, group.largest(3, 4)) == (0, 1, [3, 4])
     assert not torch.distributed.is_initialized()
+
+
+def test_workers_that_are_started_again_meet_under_a_new_name():
+    """In a store that holds what earlier ones left, complete or not, of fewer or of more, and in whatever order they come."""
+    store, names = torch.distributed.HashStore(), []
+    threading.Thread(target=new_name, args=(store, 0, 2), daemon=True).start()  # nobody answers the first of this life
+    for size, late in ((2, 0), (3, 1), (2, 1), (2, 0)):
+        found = {}
+
+        def meet(rank, size=size, found=found):
+            found[rank] = new_name(store, rank, size)
+
+        threads = [threading.Thread(target=meet, args=(rank,)) for rank in range(size)]
+        for thread in [*threads[late:], *threads[:late]]:
+            thread.start()
+            time.sleep(0.02)
+        for thread in threads:
+            thread.join(timeout=20)
+        assert set(found) == set(range(size))
+        names += sorted(set(found.values()))
+    assert len(names) == len(set(names)) == 4
 
 
 def test_a_patient_process_takes_a_second_signal_for_the_first():
