@@ -17,13 +17,12 @@ from dtrl.training.group import worker_group
 __all__ = ["run", "table"]
 
 GOAL = 1.0
-EPISODES = 200
 
 
-def run(repetitions: int = 20, processes: int = 2, updates: int = 5) -> dict[str, Any]:
+def run(repetitions: int = 20, processes: int = 2, updates: int = 5, episodes: int = 200) -> dict[str, Any]:
     """A repetition is `updates` updates. Both sides live through the whole benchmark, and wait, without computing, while it is the other's turn."""
     ours, peer = f"{processes} processes, 1 thread each", f"dtrl, 1 process, {processes} threads"
-    sides = {ours: start(processes, 1), peer: start(1, processes)}
+    sides = {ours: start(processes, 1, episodes), peer: start(1, processes, episodes)}
     try:
         times = interleaved({name: turn(side, updates) for name, side in sides.items()}, repetitions, warm_up=2)
     finally:
@@ -31,17 +30,18 @@ def run(repetitions: int = 20, processes: int = 2, updates: int = 5) -> dict[str
             for connection in side:
                 connection.close()
     work = f"training, {updates} updates of {BATCH_SIZE} windows, K = {CONTEXT_LENGTH}, {processes} cores"
-    options = {"repetitions": repetitions, "processes": processes, "updates": updates}
+    options = {"repetitions": repetitions, "processes": processes, "updates": updates, "episodes": episodes}
     return document("processes", options, [compare(work, times, ours, peer, GOAL)])
 
 
-def start(processes: int, threads: int) -> list[Connection]:
+def start(processes: int, threads: int, episodes: int) -> list[Connection]:
     """Processes that train together; a number that is sent to each of them is answered when so many updates are made."""
     context, connections = multiprocessing.get_context("spawn"), []
     port = free_port()
     for rank in range(processes):
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, rank, processes, threads, port), daemon=True).start()
+        arguments = (theirs, (rank, processes, port), threads, episodes)
+        context.Process(target=serve, args=arguments, daemon=True).start()
         theirs.close()
         connections.append(ours)
     for connection in connections:
@@ -59,14 +59,15 @@ def turn(side: list[Connection], updates: int) -> Callable[[], Callable[[], obje
     return lambda: make_updates
 
 
-def serve(connection: Connection, rank: int, processes: int, threads: int, port: int) -> None:
-    """What each process does until nobody asks it any more."""
+def serve(connection: Connection, place: tuple[int, int, int], threads: int, episodes: int) -> None:
+    """What each process does until nobody asks it any more. Its place is its number, that of all, and the port at which they meet."""
     follow_parent()
-    place = {"RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
+    rank, processes, port = place
+    variables = {"RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
     torch.set_num_threads(threads)
     with worker_group("cpu") as group:
-        trainer, done = make_trainer(hopper_shaped(EPISODES), torch.device("cpu"), group), 0
+        trainer, done = make_trainer(hopper_shaped(episodes), torch.device("cpu"), group), 0
         connection.send(0)
         while True:
             try:
