@@ -1,4 +1,4 @@
-"""`dtrl train DATASET [DATASET …] --logdir RUN`."""
+"""`dtrl train DATASET [DATASET …] --logdir RUN`, alone or started by torchrun in several processes."""
 
 import argparse
 from dataclasses import asdict
@@ -26,7 +26,8 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "train",
         help="train a policy on a dataset",
-        description="Train a policy on a Minari dataset, and evaluate it at the end.",
+        description="Train a policy on a Minari dataset, and evaluate it at the end. Several processes train one model: "
+        "torchrun --nproc-per-node N -m dtrl train DATASET --logdir RUN.",
     )
     parser.set_defaults(run=run)
     parser.add_argument(

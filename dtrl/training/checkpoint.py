@@ -17,6 +17,7 @@ from dtrl.config import TrainingConfig
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, sync_folder
 from dtrl.training.experience import Experience
+from dtrl.training.group import Group
 
 UNFINISHED = ".writing-"
 """Prefix of a checkpoint's folder until it is whole; what a killed run has left of one is removed when the run is resumed."""
@@ -193,6 +194,23 @@ def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Coll
         for name, value in wanted.items()
         if name not in free and stored.get(name) != value
     ]
+
+
+def find_checkpoint(logdir: Path, resume: bool, group: Group) -> Path | None:
+    """The checkpoint to resume from, if any: what the first worker finds by `check_logdir`, in every worker.
+
+    Raises InputError where another worker does not see it."""
+
+    def find() -> str | None:
+        found = check_logdir(logdir, resume)
+        return None if found is None else str(found)
+
+    found = group.from_first(find)
+    if group.largest(int(found is not None and not Path(found).is_dir()))[0]:
+        raise InputError(
+            f"{found} is not seen by every process; give a --logdir on a file system that all machines share."
+        )
+    return None if found is None else Path(found)
 
 
 def check_logdir(logdir: Path, resume: bool) -> Path | None:

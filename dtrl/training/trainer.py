@@ -21,7 +21,7 @@ from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
-from dtrl.training.checkpoint import check_logdir, load_checkpoint, save_checkpoint
+from dtrl.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from dtrl.training.conservative import Conservative
 from dtrl.training.experience import Experience
 from dtrl.training.group import Group, worker_group
@@ -127,7 +127,7 @@ class Trainer:
         if config.holdout:
             self.data, held_out = split_off(self.data, config.holdout, config.seed)
         self.group.check_alike(self.settings())
-        checkpoint = self.checkpoint(logdir, resume) if logdir is not None else None
+        checkpoint = find_checkpoint(logdir, resume, self.group) if logdir is not None else None
         torch.manual_seed(config.seed)
         self.model = build(self.model_config, trajectories.observation_space, trajectories.action_space)
         if experience is None:
@@ -158,25 +158,13 @@ class Trainer:
             self.captured = CapturedUpdate(self.step, self.resident, config.batch_size)
         self.meter = Meter(self.model, config, self.windows.length)
         self.interrupts = Interrupts(patient=self.group.size > 1)
+        self.stop_signal = 0
+        """Of the signal that came to a worker and that all of them know of; 0 for none."""
 
     def settings(self) -> dict[str, Any]:
         """All that makes a run what it is, and has to be the same in every worker."""
         data = {"dataset": self.origin.name, "fingerprint": self.origin.fingerprint, "steps": self.data.num_steps}
         return {**data, "torch": torch.__version__, **asdict(self.model_config), **asdict(self.config)}
-
-    def checkpoint(self, logdir: Path, resume: bool) -> Path | None:
-        """The checkpoint that the first worker has found to resume from, if any."""
-
-        def find() -> str | None:
-            found = check_logdir(logdir, resume)
-            return None if found is None else str(found)
-
-        found = self.group.from_first(find)
-        if self.group.largest(int(found is not None and not Path(found).is_dir()))[0]:
-            raise InputError(
-                f"{found} is not seen by every process; give a --logdir on a file system that all machines share."
-            )
-        return None if found is None else Path(found)
 
     def learn_from(self, trajectories: Trajectories) -> None:
         """Draw windows from these episodes from now on."""
@@ -237,9 +225,8 @@ class Trainer:
 
     def agreed_stop(self, told: bool = False) -> bool:
         """Whether the run is to stop, because a callback has told so or a signal came, to whichever worker."""
-        stop, number = self.group.largest(int(told), self.interrupts.number)
-        self.interrupts.number = number
-        return bool(stop or number)
+        stop, self.stop_signal = self.group.largest(int(told), self.interrupts.number)
+        return bool(stop or self.stop_signal)
 
     def save(self) -> None:
         self.check_unread()
@@ -341,11 +328,11 @@ class Trainer:
 
     def leave_if_interrupted(self) -> None:
         self.agreed_stop()
-        if self.interrupts.number:
+        if self.stop_signal:
             where = (
                 f"; the checkpoint is in {self.logdir}, and --resume goes on from it" if self.logdir is not None else ""
             )
-            raise Interrupted(self.interrupts.number, f"interrupted after update {self.policy.updates}{where}.")
+            raise Interrupted(self.stop_signal, f"interrupted after update {self.policy.updates}{where}.")
 
     def write_config(self) -> None:
         import tomli_w

@@ -24,6 +24,7 @@ import dtrl
 from dtrl.acting.artefact import parameters_sha256
 from dtrl.acting.runs import checkpoints, newest_checkpoint, sha256
 from dtrl.cli import main as dtrl_main
+from dtrl.cli import show_warning
 from dtrl.collect import write_minari
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
@@ -184,8 +185,14 @@ def refusal(call):
         return str(error)
 
 
+def unseen_folder(folder):
+    """The second process looks elsewhere, as on a machine that does not share the first one's disk."""
+    with contextlib.chdir(folder / ("" if os.environ["RANK"] == "0" else "resumed")):
+        return refusal(lambda: train("straight", resume=True))
+
+
 SCENARIOS = [
-    gradients, straight, resumed, another_number, signalled, stopped, not_finite, other_settings, held_folder
+    gradients, straight, resumed, another_number, signalled, stopped, not_finite, other_settings, held_folder, unseen_folder
 ]  # fmt: skip
 
 
@@ -304,6 +311,11 @@ def test_what_one_process_refuses_is_refused_by_both(folder):
     first, second = told(folder, held_folder)
     assert first == second
     assert "already holds a run" in first
+    first, second = told(folder, unseen_folder)
+    assert first == second
+    assert first.endswith(
+        f"update-{UPDATES:08d} is not seen by every process; give a --logdir on a file system that all machines share."
+    )
     first, second = told(folder, other_settings)
     assert first.startswith("another process was started with other data or settings than process 0")
     assert second.startswith("process 1 (seed 0 → 1) was started with other data or settings")
@@ -396,6 +408,13 @@ def test_what_is_of_one_process_is_refused_in_several(second_of_two, capsys):
     assert "dtrl evaluate runs in one process, and torchrun has started 2" in capsys.readouterr().err
     with pytest.raises(InputError, match="fine-tuning runs in one process, and torchrun has started 2"):
         dtrl.finetune(None, make_data(), updates=1)
+
+
+def test_a_warning_is_given_by_the_first_process_alone(second_of_two, capsys, monkeypatch):
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        show_warning("the run had 2 processes", UserWarning, "", 0)
+    assert capsys.readouterr().err == "warning: the run had 2 processes\n"
 
 
 def test_one_process_is_no_group(monkeypatch):
