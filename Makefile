@@ -30,6 +30,7 @@ lint: $(VENV)/.dev  ## style, types and the import contract
 bench: $(VENV)/.test  ## compare with other implementations (an otherwise idle machine, please)
 	mkdir -p runs/bench
 	$(BIN)/dtrl bench training --json runs/bench/training.json
+	$(BIN)/dtrl bench processes --json runs/bench/processes.json
 	OMP_NUM_THREADS=1 $(BIN)/dtrl bench acting --json runs/bench/acting-1.json
 	$(BIN)/dtrl bench acting --envs 64 --threads 2 --repetitions 20 --json runs/bench/acting-64.json
 	$(BIN)/dtrl bench rollouts --json runs/bench/rollouts.json

@@ -10,6 +10,10 @@ class CellsFailedError(Exception):
     """Some runs of a benchmark failed, and the others' results are written; the command line prints the message and leaves with exit code 1."""
 
 
+class WorkerLostError(Exception):
+    """Another process of a training ended, so that this one cannot go on; the command line prints the message and leaves with exit code 1."""
+
+
 def did_you_mean(name: str, known: "list[str] | tuple[str, ...]") -> str:
     """The words "did you mean x?" for the known name nearest to `name`, or the list of known names: the end of a message."""
     import difflib

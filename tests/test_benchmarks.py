@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
     "acting": {"repetitions": 1, "envs": 2, "threads": 1, "context_length": 20, "engines": 1, "aoti": 0},
     "contexts": {"repetitions": 1, "longest": 200, "steps": 12, "threads": 1},
-    "training": {"repetitions": 1, "threads": 1, "episodes": 3, "bf16": 0},
+    "training": {"repetitions": 1, "threads": 1, "episodes": 3, "bf16": 0, "cuda": 0},
+    "processes": {"repetitions": 1, "processes": 2, "updates": 1, "episodes": 3},
     "rollouts": {
         "repetitions": 1,
         "steps": 3,

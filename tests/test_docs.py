@@ -225,6 +225,15 @@ def make_once(recipe: str, session: Session) -> None:
             shutil.copyfile(file, target)
 
 
+def run_torchrun(words: list[str], session: Session) -> None:
+    """torchrun takes its own flags; what it is to start runs in one process, since starting several takes longer than all else."""
+    from torch.distributed.run import get_args_parser
+
+    asked = get_args_parser().parse_args(words[1:])
+    assert (asked.module, asked.training_script) == (True, "dtrl"), f"{shlex.join(words)} does not start dtrl"
+    run_dtrl(["dtrl", *asked.training_script_args], session)
+
+
 def check_make(words: list[str], session: Session) -> None:
     settings = {name for name in os.environ if name.startswith(("MAKE", "MFLAGS"))}
     environment = {name: value for name, value in os.environ.items() if name not in settings}
@@ -271,6 +280,7 @@ def nothing(words: list[str], session: Session) -> None:
 
 COMMANDS: dict[str, Callable[[list[str], Session], None]] = {
     "dtrl": run_dtrl,
+    "torchrun": run_torchrun,
     "make": check_make,
     "tensorboard": check_tensorboard,
     "pip": check_pip,
@@ -294,7 +304,7 @@ def run_bash(block: Block, session: Session) -> None:
         assert program in COMMANDS, (
             f"line {block.line}: don't know how to check `{line}`; add it to COMMANDS or mark the block"
         )
-        if program == "dtrl" and (reason := missing(line, session)):
+        if program in ("dtrl", "torchrun") and (reason := missing(line, session)):
             session.leave_out(line, reason)
         else:
             COMMANDS[program](words, session)

@@ -5,7 +5,7 @@ taken in turns in one process; above 1 dtrl is faster."""
 
 from types import ModuleType
 
-from dtrl.bench import acting, contexts, decoding, loading, memory, recording, rollouts, startup, training
+from dtrl.bench import acting, contexts, decoding, loading, memory, processes, recording, rollouts, startup, training
 
 BENCHMARKS: dict[str, ModuleType] = {
     "acting": acting,
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "decoding": decoding,
     "rollouts": rollouts,
     "training": training,
+    "processes": processes,
     "loading": loading,
     "recording": recording,
     "memory": memory,

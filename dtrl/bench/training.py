@@ -16,6 +16,7 @@ from dtrl.bench.peers import ACTION_WIDTH, MAX_TIMESTEP, OBSERVATION_WIDTH, RETU
 from dtrl.bench.timing import LOW, compare, document, interleaved, torch_threads
 from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.errors import InputError
+from dtrl.training.group import Group
 from dtrl.training.hardware import synchronize
 from dtrl.training.trainer import Trainer
 from dtrl.training.update import WARM_UP
@@ -123,7 +124,9 @@ def hopper_shaped(episodes: int) -> Trajectories:
     )
 
 
-def make_trainer(trajectories: Trajectories, device: torch.device, **options: Any) -> Trainer:
+def make_trainer(
+    trajectories: Trajectories, device: torch.device, group: Group | None = None, **options: Any
+) -> Trainer:
     model = ModelConfig(context_length=CONTEXT_LENGTH, max_timestep=MAX_TIMESTEP, return_scale=RETURN_SCALE)
     config = TrainingConfig(
         updates=10**6,
@@ -135,7 +138,7 @@ def make_trainer(trajectories: Trajectories, device: torch.device, **options: An
         log_every=10**6,
         **options,
     )
-    trainer = Trainer(trajectories, model, config, None, False)
+    trainer = Trainer(trajectories, model, config, None, False, group=group)
     trainer.model.train()
     return trainer
 

@@ -1,7 +1,7 @@
 """The command line: `dtrl VERB …`. It parses, calls the library and prints; every decision is made below it.
 
-Exit codes: 0 done, 1 some runs of a benchmark failed, 2 wrong input (one sentence on stderr), 130 or 143 interrupted after a checkpoint. Starting is
-fast because a verb's modules (torch, Gymnasium, Minari) are imported when it runs."""
+Exit codes: 0 done, 1 some runs of a benchmark failed or another process of a training ended, 2 wrong input (one sentence on stderr), 130 or 143
+interrupted after a checkpoint. Starting is fast because a verb's modules (torch, Gymnasium, Minari) are imported when it runs."""
 
 import argparse
 import sys
@@ -9,7 +9,8 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from dtrl.errors import CellsFailedError, InputError
+from dtrl.errors import CellsFailedError, InputError, WorkerLostError
+from dtrl.processes import refuse_workers, worker_numbers
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,12 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from dtrl.registration import import_modules
 
             import_modules(modules)
+        if parsed.verb != "train":
+            refuse_workers(f"dtrl {parsed.verb}")
         parsed.run(parsed)
         return 0
     except InputError as error:
         print(f"dtrl: {error}", file=sys.stderr)
         return 2
-    except CellsFailedError as error:
+    except (CellsFailedError, WorkerLostError) as error:
         print(f"dtrl: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
@@ -84,7 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
-    """A warning as one line, without the source line that gave it."""
+    """A warning as one line, without the source line that gave it; of several processes the first one gives it."""
+    if worker_numbers()[0]:
+        return
     print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 

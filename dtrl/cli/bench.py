@@ -12,6 +12,7 @@ WORK = {
     "decoding": "what choosing costs a step, plans with and without their cache, and speculative decoding against sampling token by token",
     "rollouts": "evaluating in many environments, with and without worker processes, against Gymnasium's vector environments",
     "training": "one gradient update against transformers' Decision Transformer",
+    "processes": "training in several processes, beside one process with as many threads",
     "loading": "loading a dataset and drawing a batch against Minari",
     "recording": "recording an environment against Minari's DataCollector",
     "memory": "the memory that loading and training take, beside the size of the data",

@@ -1,4 +1,4 @@
-"""`dtrl train DATASET [DATASET …] --logdir RUN`."""
+"""`dtrl train DATASET [DATASET …] --logdir RUN`, alone or started by torchrun in several processes."""
 
 import argparse
 from dataclasses import asdict
@@ -20,13 +20,15 @@ from dtrl.cli.arguments import (
 )
 from dtrl.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from dtrl.errors import InputError
+from dtrl.processes import worker_numbers
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "train",
         help="train a policy on a dataset",
-        description="Train a policy on a Minari dataset, and evaluate it at the end.",
+        description="Train a policy on a Minari dataset, and evaluate it at the end. Several processes train one model: "
+        "torchrun --nproc-per-node N -m dtrl train DATASET --logdir RUN.",
     )
     parser.set_defaults(run=run)
     parser.add_argument(
@@ -97,6 +99,8 @@ def run(arguments: argparse.Namespace) -> None:
     policy = train(
         trajectories, logdir=arguments.logdir, resume=arguments.resume, callbacks=callbacks, progress=True, **settings
     )
+    if worker_numbers()[0]:
+        return  # what is to be told is told by the first of several processes
     report = callbacks[0].history[-1][1] if callbacks and callbacks[0].history else None
     if report is not None:
         print(report.table())

@@ -17,6 +17,7 @@ from dtrl.config import TrainingConfig
 from dtrl.errors import InputError
 from dtrl.files import cannot_write, sync_folder
 from dtrl.training.experience import Experience
+from dtrl.training.group import Group
 
 UNFINISHED = ".writing-"
 """Prefix of a checkpoint's folder until it is whole; what a killed run has left of one is removed when the run is resumed."""
@@ -40,6 +41,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: TrainingConfig,
     experience: Experience | None = None,
+    processes: int = 1,
 ) -> Path:
     """Write a checkpoint folder under a temporary name, fsync its files, and rename it; then drop all but the newest few.
 
@@ -53,7 +55,12 @@ def save_checkpoint(
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
         policy.save(temporary / POLICY_FILE)
         (temporary / OPTIMIZER_FILE).write_bytes(save(optimizer_tensors(optimizer)))
-        document = {"training": asdict(config), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        document = {
+            "training": asdict(config),
+            "threads": torch.get_num_threads(),
+            "processes": processes,
+            "torch": torch.__version__,
+        }
         if experience is not None:
             experience.save(temporary)
             document["online"] = experience.settings()
@@ -86,6 +93,7 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: TrainingConfig,
     experience: Experience | None = None,
+    processes: int = 1,
 ) -> None:
     """Put the weights, the number of updates, the optimiser's state and the played episodes of a checkpoint, which `newest_good_checkpoint` has verified,
     in place.
@@ -111,13 +119,19 @@ def load_checkpoint(
     policy.model.load_state_dict(stored.model.state_dict())
     policy.updates = stored.updates
     load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))
-    if training["threads"] != torch.get_num_threads():
-        import warnings
+    warn_of_rounding(training, {"threads": torch.get_num_threads(), "processes": processes})
 
-        warnings.warn(
-            f"the run had {training['threads']} threads and has {torch.get_num_threads()} now: it goes on, but not bit for bit",
-            stacklevel=2,
-        )
+
+def warn_of_rounding(training: Mapping[str, Any], now: Mapping[str, int]) -> None:
+    """Warn where a run goes on with other numbers of threads or processes than it had: sums are then rounded otherwise, and dropout is another."""
+    import warnings
+
+    for what, count in now.items():
+        before = training.get(what, 1)  # a run that is older than a count had one of it
+        if before != count:
+            warnings.warn(
+                f"the run had {before} {what} and has {count} now: it goes on, but not bit for bit", stacklevel=3
+            )
 
 
 def same_data(policy: Policy, stored: Policy, run: Path) -> None:
@@ -180,6 +194,23 @@ def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Coll
         for name, value in wanted.items()
         if name not in free and stored.get(name) != value
     ]
+
+
+def find_checkpoint(logdir: Path, resume: bool, group: Group) -> Path | None:
+    """The checkpoint to resume from, if any: what the first worker finds by `check_logdir`, in every worker.
+
+    Raises InputError where another worker does not see it."""
+
+    def find() -> str | None:
+        found = check_logdir(logdir, resume)
+        return None if found is None else str(found)
+
+    found = group.from_first(find)
+    if group.largest(int(found is not None and not Path(found).is_dir()))[0]:
+        raise InputError(
+            f"{found} is not seen by every process; give a --logdir on a file system that all machines share."
+        )
+    return None if found is None else Path(found)
 
 
 def check_logdir(logdir: Path, resume: bool) -> Path | None:

@@ -15,6 +15,7 @@ from dtrl.acting import Policy
 from dtrl.acting.rollouts import Env, check_spaces, maker
 from dtrl.config import ONLINE_TRAINING, OnlineConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
+from dtrl.processes import refuse_workers
 from dtrl.spaces import same_space
 from dtrl.training.experience import Experience
 from dtrl.training.trainer import Callback, Trainer
@@ -47,6 +48,7 @@ def finetune(
     given = {**ONLINE_TRAINING, "updates": updates, "batch_size": batch_size, "seed": seed, **options}
     online_options, training_options = split_options(given, OnlineConfig, TrainingConfig)
     config = TrainingConfig(**training_options)
+    refuse_workers("fine-tuning")
     check_policy(policy)
     check_training(config)
     check_data(policy, trajectories)

@@ -3,10 +3,9 @@
 import contextlib
 import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,13 @@ from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
-from dtrl.training.checkpoint import check_logdir, load_checkpoint, save_checkpoint
+from dtrl.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from dtrl.training.conservative import Conservative
 from dtrl.training.experience import Experience
+from dtrl.training.group import Group, worker_group
 from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.holdout import HeldOut, split_off
+from dtrl.training.interrupts import Interrupted, Interrupts
 from dtrl.training.logging import RunLogger, newest_scalars
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
@@ -60,14 +61,6 @@ Callback = Callable[[Event], bool | None]
 """Called with every event; returning False for an "update" ends training after a checkpoint."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training was interrupted by a signal, after a checkpoint. `number` is the signal's."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.number = number
-
-
 def train(
     trajectories: Trajectories,
     *,
@@ -87,8 +80,10 @@ def train(
     With a `logdir`, TensorBoard events, checkpoints, config.toml and result.json are written there; `resume=True` goes on from its newest checkpoint,
     bit for bit on the same machine and thread count. Further options are the fields of `ModelConfig` and `TrainingConfig`.
 
+    In processes that torchrun has started, all of them train this one policy (docs/training.md), and return it; the first one writes and calls back.
+
     Raises InputError for wrong options, a logdir that holds another run, and a loss that is not finite (naming the batch; the last good checkpoint
-    stays). SIGINT and SIGTERM write a checkpoint first and then raise `Interrupted`."""
+    stays), and WorkerLostError where another process has ended. SIGINT and SIGTERM write a checkpoint first and then raise `Interrupted`."""
     given = {
         "preset": preset,
         "context_length": context_length,
@@ -98,20 +93,17 @@ def train(
         **options,
     }
     model_options, training_options = split_options(given, ModelConfig, TrainingConfig)
-    trainer = Trainer(
-        trajectories,
-        ModelConfig(**model_options),
-        TrainingConfig(**training_options),
-        None if logdir is None else Path(logdir),
-        resume,
-    )
-    return trainer.run(list(callbacks), progress)
+    model_config, config = ModelConfig(**model_options), TrainingConfig(**training_options)
+    where = None if logdir is None else Path(logdir)
+    with worker_group(config.device) as group:
+        return Trainer(trajectories, model_config, config, where, resume, group=group).run(list(callbacks), progress)
 
 
 class Trainer:
     """One run: its model, optimiser, windows and log.
 
-    With `experience`, it goes on from the weights of the policy there, whose configuration `model_config` then is, and learns from what is played."""
+    With `experience`, it goes on from the weights of the policy there, whose configuration `model_config` then is, and learns from what is played.
+    With a `group` of several workers, it is one of them."""
 
     def __init__(
         self,
@@ -121,9 +113,12 @@ class Trainer:
         logdir: Path | None,
         resume: bool,
         experience: Experience | None = None,
+        group: Group | None = None,
     ) -> None:
         self.config, self.logdir, self.experience = config, logdir, experience
-        self.device = choose_device(config.device)
+        self.group = Group(choose_device(config.device)) if group is None else group
+        self.device = self.group.device
+        self.group.check(config)
         check_graph(config, self.device)
         self.origin = trajectories.origin
         self.data = training_data(model_config, trajectories)
@@ -131,7 +126,8 @@ class Trainer:
         held_out = None
         if config.holdout:
             self.data, held_out = split_off(self.data, config.holdout, config.seed)
-        checkpoint = check_logdir(logdir, resume) if logdir is not None else None
+        self.group.check_alike(self.settings())
+        checkpoint = find_checkpoint(logdir, resume, self.group) if logdir is not None else None
         torch.manual_seed(config.seed)
         self.model = build(self.model_config, trajectories.observation_space, trajectories.action_space)
         if experience is None:
@@ -149,10 +145,11 @@ class Trainer:
             target_return=None if experience is None else experience.start.target_return,
         )
         if checkpoint is not None:
-            load_checkpoint(checkpoint, self.policy, self.optimizer, config, experience)
-        length = window_length(self.model_config)
-        self.held_out = None if held_out is None else HeldOut(self.policy, held_out, length, config.batch_size)
-        self.step = Update(self.model, self.optimizer, config, self.device)
+            load_checkpoint(checkpoint, self.policy, self.optimizer, config, experience, self.group.size)
+        self.held_out = None
+        if held_out is not None and self.group.first:
+            self.held_out = HeldOut(self.policy, held_out, window_length(self.model_config), config.batch_size)
+        self.step = Update(self.model, self.optimizer, config, self.group)
         self.step.perturbation = perturbation_for(self.policy, config)
         self.learn_from(self.data if experience is None else experience.trajectories)
         self.captured: CapturedUpdate | None = None
@@ -160,7 +157,14 @@ class Trainer:
             assert self.resident is not None
             self.captured = CapturedUpdate(self.step, self.resident, config.batch_size)
         self.meter = Meter(self.model, config, self.windows.length)
-        self.stop_signal: int | None = None
+        self.interrupts = Interrupts(patient=self.group.size > 1)
+        self.stop_signal = 0
+        """Of the signal that came to a worker and that all of them know of; 0 for none."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that makes a run what it is, and has to be the same in every worker."""
+        data = {"dataset": self.origin.name, "fingerprint": self.origin.fingerprint, "steps": self.data.num_steps}
+        return {**data, "torch": torch.__version__, **asdict(self.model_config), **asdict(self.config)}
 
     def learn_from(self, trajectories: Trajectories) -> None:
         """Draw windows from these episodes from now on."""
@@ -178,16 +182,17 @@ class Trainer:
         self.resident = resident_windows(self.windows, config, self.device)
 
     def run(self, callbacks: list[Callback], progress: bool) -> Policy:
-        config, begun = self.config, self.policy.updates
+        config, begun, first = self.config, self.policy.updates, self.group.first
+        callbacks = callbacks if first else []
         check_precision(config, self.device)
         with contextlib.ExitStack() as stack:
             logger = None
-            if self.logdir is not None and not self.finished():
+            if self.logdir is not None and first and not self.finished():
                 self.write_config()
                 # a run that was killed before its first checkpoint has left a log too
                 logger = stack.enter_context(RunLogger(self.logdir, purge_step=begun + 1 if begun else 0))
-            stack.enter_context(self.signals())
-            bar = stack.enter_context(progress_bar(config.updates, begun, progress))
+            stack.enter_context(self.interrupts)
+            bar = stack.enter_context(progress_bar(config.updates, begun, progress and first))
             if logger is not None:
                 self.meter.hardware = self.hardware()
             self.meter.start()
@@ -203,12 +208,9 @@ class Trainer:
                 if update % config.log_every == 0 or update == config.updates:
                     last = self.log(logger, bar)
                 self.model.eval()
-                stop = self.tell(callbacks, "update", logger) or self.stop_signal is not None
-                if self.logdir is not None and (
-                    update % config.checkpoint_every == 0 or update == config.updates or stop
-                ):
-                    self.check_unread()
-                    save_checkpoint(self.logdir, self.policy, self.optimizer, config, self.experience)
+                stop = self.agreed_stop(self.tell(callbacks, "update", logger))
+                if update % config.checkpoint_every == 0 or update == config.updates or stop:
+                    self.save()
                 if stop:
                     break
             if self.meter.rows:  # stopped between two entries
@@ -220,6 +222,16 @@ class Trainer:
                 self.finish(logger, last or newest_scalars(self.logdir))
             self.leave_if_interrupted()
         return self.policy
+
+    def agreed_stop(self, told: bool = False) -> bool:
+        """Whether the run is to stop, because a callback has told so or a signal came, to whichever worker."""
+        stop, self.stop_signal = self.group.largest(int(told), self.interrupts.number)
+        return bool(stop or self.stop_signal)
+
+    def save(self) -> None:
+        self.check_unread()
+        if self.logdir is not None and self.group.first:
+            save_checkpoint(self.logdir, self.policy, self.optimizer, self.config, self.experience, self.group.size)
 
     def finished(self) -> bool:
         """Whether a run was resumed that has nothing left to do, not even to be evaluated and logged at its end."""
@@ -234,7 +246,7 @@ class Trainer:
     def hardware(self) -> tuple[int, float]:
         """FLOPs of an update, and FLOP/s of a matrix product here, in the dtype of the update's."""
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
-        return update_flops(self.model, self.windows.batch(1)), matmul_rate(self.device, dtype)
+        return update_flops(self.model, self.batch(1)), matmul_rate(self.device, dtype)
 
     def play(self, experience: Experience, update: int, logger: RunLogger | None) -> None:
         """Play the round before an update, and go on with what is then in the buffer."""
@@ -260,7 +272,7 @@ class Trainer:
 
         The generator is seeded with the update's number, so that dropout after a resume is what it would have been without."""
         began = time.perf_counter()
-        torch.manual_seed(seed_of(self.config.seed, update))
+        torch.manual_seed(seed_of(self.config.seed, update, self.group.rank))
         rate = learning_rate(update, self.config)
         starting = time.perf_counter()
         if self.captured is not None:
@@ -276,10 +288,11 @@ class Trainer:
         self.meter.add(update, measures, drawn - starting, time.perf_counter() - began)
 
     def batch(self, update: int) -> Batch:
-        """The windows of an update, on the device where the data lie there."""
+        """The windows of an update, or this worker's share of them; on the device where the data lie there."""
+        starts = self.group.share(self.windows.draw(update))
         if self.resident is None:
-            return self.windows.batch(update)
-        return self.resident.gather(torch.from_numpy(self.windows.draw(update)).to(self.device))
+            return self.windows.gather(starts)
+        return self.resident.gather(torch.from_numpy(starts).to(self.device))
 
     def check(self, update: int, measures: list[float]) -> None:
         """Raise InputError where the loss or the gradient of an update is not finite."""
@@ -313,28 +326,9 @@ class Trainer:
         answers = [callback(Event(kind, self.policy.updates, self.policy, logger)) for callback in callbacks]
         return any(answer is False for answer in answers)
 
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM finish the update that is running; a second one ends the process at once. Only the main thread can ask for this."""
-
-        def stop(number: int, frame: object) -> None:
-            self.stop_signal = number
-            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-
-        wanted = [signal.SIGINT, signal.SIGTERM]
-        try:
-            before = [signal.signal(number, stop) for number in wanted]
-        except ValueError:  # not the main thread
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in zip(wanted, before, strict=True):
-                signal.signal(number, handler)
-
     def leave_if_interrupted(self) -> None:
-        if self.stop_signal is not None:
+        self.agreed_stop()
+        if self.stop_signal:
             where = (
                 f"; the checkpoint is in {self.logdir}, and --resume goes on from it" if self.logdir is not None else ""
             )
@@ -377,6 +371,7 @@ class Trainer:
             "model": asdict(self.model_config),
             "training": asdict(self.config),
             "threads": torch.get_num_threads(),
+            "processes": self.group.size,
             "torch": torch.__version__,
         }
         if self.experience is not None:
@@ -392,6 +387,6 @@ def progress_bar(total: int, initial: int, wanted: bool) -> Any:
     )
 
 
-def seed_of(seed: int, update: int) -> int:
-    """A seed for torch's generator that differs for every update of every run."""
-    return int(np.random.SeedSequence([2, seed, update]).generate_state(1, np.uint64)[0] >> 1)
+def seed_of(seed: int, update: int, rank: int = 0) -> int:
+    """A seed for torch's generator that differs for every update of every run, and for every worker of it."""
+    return int(np.random.SeedSequence([2, seed, update, rank]).generate_state(1, np.uint64)[0] >> 1)

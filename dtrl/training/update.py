@@ -1,14 +1,17 @@
 """One gradient update: forward, backward, clipping, AdamW. Nothing in it reads a number back from the device, so that CUDA can replay it whole."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from dtrl.config import TrainingConfig
 from dtrl.sequence_model import Loss, SequenceModel
+from dtrl.training.group import Group
 from dtrl.windows import Batch, ResidentWindows
 
 WARM_UP = 3
@@ -16,13 +19,15 @@ WARM_UP = 3
 
 
 class Update:
-    """An update in two halves, between which the ordinary loop looks at the loss."""
+    """An update in two halves, between which the ordinary loop looks at the loss. Of several workers, each computes the loss of its share of the windows."""
 
     def __init__(
-        self, model: SequenceModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, device: torch.device
+        self, model: SequenceModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, group: Group
     ) -> None:
-        self.optimizer, self.config, self.device = optimizer, config, device
-        self.loss: Callable[..., Loss] = torch.compile(model.loss) if config.compile else model.loss
+        self.optimizer, self.config, self.group, self.device = optimizer, config, group, group.device
+        self.loss: Callable[..., Loss] = group.reducing(
+            model, torch.compile(model.loss) if config.compile else model.loss
+        )
         self.parameters = list(model.parameters())
         self.perturbation: Callable[[Batch], Batch] | None = None
         """From the recorded windows to what the model sees of them, where that differs."""
@@ -33,7 +38,7 @@ class Update:
         """All but the multipliers of the loss, whose gradient is a gap of entropy, and would shorten the others'."""
 
     def gradients(self, batch: Batch) -> Tensor:
-        """Leave the clipped gradient of a batch's loss in the parameters.
+        """Leave the clipped gradient of a batch's loss in the parameters; of several workers, that of all their batches together.
 
         Returns (2 + 3F + 3E,) on the device: the loss, the gradient's norm before clipping, of each of F fields Σ surprise, Σ error and the number of
         tokens, and of each of the E whose entropy is bounded Σ entropy, Σ multiplier and that number."""
@@ -42,23 +47,30 @@ class Update:
         if self.perturbation is not None or self.conservative is not None:
             batch = batch.to(self.device)
             seen = batch if self.perturbation is None else self.perturbation(batch)
-        for piece in self.pieces(batch, seen):
-            loss = self.loss_of(*piece)
-            loss.total.backward()
+        for number, piece in enumerate(self.pieces(batch, seen), start=1):
+            with self.adding_up(number == self.config.gradient_accumulation and self.conservative is None):
+                loss = self.loss_of(*piece)
+                loss.total.backward()
             parts.append(loss)
         if self.conservative is not None and seen is not None:
             self.regularize(batch, *self.conservative(batch, seen))
-        weight = sum_of([part.weight for part in parts])
-        value = sum_of([part.total.detach() for part in parts]) / weight
-        torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], weight)
-        norm = torch.nn.utils.clip_grad_norm_(self.clipped, self.config.gradient_clip)
         fields = [
             sum_of(sums)
             for rows in ([part.by_field for part in parts], [part.entropies for part in parts])
             for name in rows[0]
             for sums in zip(*(row[name] for row in rows), strict=True)
         ]
-        return torch.stack([x.float() for x in (value, norm, *fields)])
+        total, weight = sum_of([part.total.detach() for part in parts]), sum_of([part.weight for part in parts])
+        sums = self.group.sum(torch.stack([x.float() for x in (total, weight, *fields)]))
+        # of several workers, the gradients are means over the workers of what is to be added up
+        torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], sums[1] / self.group.size)
+        norm = torch.nn.utils.clip_grad_norm_(self.clipped, self.config.gradient_clip)
+        return torch.cat([torch.stack([sums[0] / sums[1], norm.float()]), sums[2:]])
+
+    def adding_up(self, now: bool) -> contextlib.AbstractContextManager[object]:
+        """A context of forward and backward passes that all but the last of an update's have: their gradients stay in their worker until then."""
+        whole: object = self.loss
+        return contextlib.nullcontext() if now or not isinstance(whole, DistributedDataParallel) else whole.no_sync()
 
     def pieces(self, batch: Batch, seen: Batch | None) -> Iterator[tuple[Batch, ...]]:
         """What the loss is called with, piece by piece on the device: windows, and what the model sees of them where it differs.
@@ -79,9 +91,11 @@ class Update:
         """Add the gradient of the conservative loss: its mean over its own windows, weighted, as the loss proper is a mean over all of the batch.
 
         The reported loss is without it. A batch without such windows adds nothing."""
-        share = batch.valid.sum() / best.valid.sum().clamp_min(1)
-        for piece in self.pieces(best, raised):
-            (self.config.conservative * share * self.loss_of(*piece).total).backward()
+        steps, best_steps = self.group.sum(torch.stack([batch.valid.sum(), best.valid.sum()]))
+        share = steps / best_steps.clamp_min(1)
+        for number, piece in enumerate(self.pieces(best, raised), start=1):
+            with self.adding_up(number == self.config.gradient_accumulation):
+                (self.config.conservative * share * self.loss_of(*piece).total).backward()
 
     def follow(self, rate: float) -> None:
         """Step along the gradient."""
