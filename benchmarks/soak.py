@@ -96,16 +96,16 @@ def report(samples: list[Sample], code: int, updates: int, allowed_mib: float) -
     if len(warm) < 10:
         print("it ended within the first minute; give it more --minutes, or look at what `dtrl train` says.")
         return 1
-    # evaluations come and go: what counts is the least of a stretch, which is what is kept
+    # evaluations and checkpoints come and go: what counts is the least of a stretch, which is what is kept
     tenth, half = len(warm) // 10, len(warm) // 2
     stretches = warm[:tenth], warm[half : half + tenth], warm[-tenth:]
     memory = [min(s.resident for s in part) / MIB for part in stretches]
-    files = [max(s.files for s in part) for part in stretches]
+    files = [min(s.files for s in part) for part in stretches]
     # five seconds are time enough to wait for a process that has ended
     zombies = max(min(s.zombies for s in warm[i : i + 5]) for i in range(len(warm) - 4))
     print(f"{samples[-1].seconds / 60:.1f} minutes, some {updates:,} updates, exit code {code}")
     print("memory after the first minute, half-way and at the end: " + ", ".join(f"{m:.1f}" for m in memory) + " MiB")
-    print(f"open files: at most {', '.join(map(str, files))}; processes: at most {max(s.processes for s in warm)}")
+    print(f"open files then: {', '.join(map(str, files))}; processes: at most {max(s.processes for s in warm)}")
     print(f"processes that had ended and nobody waited for: {zombies}")
     faults = memory[2] - memory[1] > allowed_mib, files[2] > files[1], zombies > 0, code != 128 + signal.SIGTERM
     return int(any(faults))
