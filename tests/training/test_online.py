@@ -260,7 +260,7 @@ def test_a_run_that_stops_while_it_plays_goes_on_exactly(straight, tune, tmp_pat
         made.append(Walk(life % 4 if len(made) > 2 * (life // 3) else 10**6))
         return made[-1]
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(dtrl.InputError, match="raised ZeroDivisionError"):
         tune(tmp_path, env=env)
     tune(tmp_path, resume=True)
     assert fingerprint_of(tmp_path) == straight

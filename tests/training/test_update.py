@@ -133,8 +133,10 @@ def test_the_function_that_is_captured_waits_for_nothing(random_trajectories, ac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [{}, {"trunk": "modern", "attention": "banded"}, {"preset": "dt_discrete"}])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [({}, "bf16"), ({"trunk": "modern", "attention": "banded"}, "fp32"), ({"preset": "dt_discrete"}, "fp32")],
+)
 def test_the_loss_compiles_as_one_graph(data, model, precision):
     """A break would cost a compiled update most of what it gains."""
     trainer = make_trainer(data, {"dropout": 0.1, **model})
