@@ -100,12 +100,12 @@ class Rows:
                 deterministic=self.deterministic,
                 action_masks=masks,
             )
-        actions = flatten(self.policy.action_space, self.actions)
-        self.check_actions(actions, ~(self.skipped | idle))
+        self.acts = flatten(self.policy.action_space, self.actions)
+        self.check_actions(~(self.skipped | idle))
         if self.workers is not None:
             resets = {row: self.seed_of(row) for row in np.flatnonzero(self.skipped).tolist()}
             with self.waiting():  # a message may give the core to a worker at once
-                self.workers.step_async(actions, resets)
+                self.workers.step_async(self.acts, resets)
 
     def take(self) -> None:
         """Wait for the step, write it down, and give the rows that finished their next episodes."""
@@ -150,11 +150,10 @@ class Rows:
         return {leaf.path: np.array(numbers_of(leaf.space, parts[leaf.path]), copy=True) for leaf in self.observed}
 
     def record(self, rewards: Array, terminated: Array, truncated: Array) -> None:
-        actions = flatten(self.policy.action_space, self.actions)
         self.log.append(
             {
                 **{("observations", path): values for path, values in self.shown.items()},
-                **{("actions", path): values for path, values in actions.items()},
+                **{("actions", path): values for path, values in self.acts.items()},
                 ("rewards", ""): rewards,
                 ("terminations", ""): terminated,
                 ("truncations", ""): truncated,
@@ -252,14 +251,14 @@ class Rows:
             **{name: parts[name][""] for name in ("rewards", "terminations", "truncations")},
         }
 
-    def check_actions(self, actions: Mapping[str, Array], playing: Masks) -> None:
+    def check_actions(self, playing: Masks) -> None:
         """Raise InputError where the policy does what no environment can be asked to do; whatever is to be done about environments that fail."""
         for leaf in self.acted:
-            outside = playing & ~contains(leaf.space, actions[leaf.path])
+            outside = playing & ~contains(leaf.space, self.acts[leaf.path])
             if outside.any():
                 row = int(np.flatnonzero(outside)[0])
                 place = where(self.first_row + row, int(self.state.timesteps[row]), self.seed_of(row))
                 raise InputError(
-                    f"{place} was given the action {actions[leaf.path][row].tolist()}, which is not in {leaf.space}; the policy is at fault, "
+                    f"{place} was given the action {self.acts[leaf.path][row].tolist()}, which is not in {leaf.space}; the policy is at fault, "
                     "so look whether its weights are finite."
                 )

@@ -55,10 +55,7 @@ class Job:
         layout |= {(name, ""): ((rows,), np.bool_) for name in ("terminations", "truncations", "masked")}
         layout["row", ""] = (workers,), np.int64  # that each worker plays now, or played last
         layout["turns", ""] = (workers,), np.int64  # how many steps and resets each has begun
-        layout["making", ""] = (
-            (workers,),
-            np.bool_,
-        )  # which of them make a new environment, for which there is more time
+        layout["making", ""] = (workers,), np.bool_  # which make a new environment, for which there is more time
         layout["seconds", ""] = (workers,), np.float64  # that each has played, in all
         for leaf in leaves(self.policy_spaces[0]):
             if isinstance(leaf.space, spaces.Text):
