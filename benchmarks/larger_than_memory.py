@@ -20,10 +20,9 @@ import numpy as np
 
 import dtrl
 from dtrl.bench.loading import own_folders
-from dtrl.bench.memory import make_images
+from dtrl.bench.memory import IMAGES, bytes_of, make_images
 from dtrl.windows import Windows
 
-DATASET = "bench/images-v0"
 BATCH_SIZE, CONTEXT_LENGTH = 8, 5
 
 
@@ -39,7 +38,7 @@ def main() -> int:
         print(json.dumps(JOBS[arguments.job](arguments)))
         return 0
     with tempfile.TemporaryDirectory(prefix="dtrl-bench-") as folder, own_folders(Path(folder)):
-        make_images(arguments.megabytes, DATASET)
+        make_images(arguments.megabytes, IMAGES)
         results = {job: run(job, arguments) for job in JOBS}
     return report(results, arguments)
 
@@ -62,17 +61,17 @@ def load(arguments: argparse.Namespace) -> dict:
     """The first load, which reads every episode and writes the cache, under the limit."""
     limit(arguments.limit)
     begun = time.perf_counter()
-    dtrl.load_trajectories(DATASET)
+    dtrl.load_trajectories(IMAGES)
     return {"seconds": time.perf_counter() - begun, "private_mib": private_mib()}
 
 
 def mapped(arguments: argparse.Namespace) -> dict:
     limit(arguments.limit)
-    return trained(dtrl.load_trajectories(DATASET), arguments)
+    return trained(dtrl.load_trajectories(IMAGES), arguments)
 
 
 def in_memory(arguments: argparse.Namespace) -> dict:
-    data = dtrl.load_trajectories(DATASET)
+    data = dtrl.load_trajectories(IMAGES)
     held = {name: np.array(column) for name, column in data.columns.items()}
     return trained(replace(data, columns=held), arguments)
 
@@ -122,8 +121,7 @@ def limit(mebibytes: int) -> None:
 
 def private_mib() -> float:
     """What the process has of its own now: no mapped file's pages."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+    return bytes_of("RssAnon") / 2**20
 
 
 def report(results: dict[str, dict], arguments: argparse.Namespace) -> int:

@@ -15,6 +15,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dtrl.bench.memory import bytes_of
+
 MIB = 2**20
 WARM_UP_SECONDS = 60.0
 
@@ -65,11 +67,10 @@ def watch(dataset: str, seconds: float, run: Path) -> tuple[list[Sample], int]:
 
 
 def sample(pid: int, seconds: float) -> Sample:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     family = descendants(pid)
     return Sample(
         seconds,
-        int(status["RssAnon"].split()[0]) * 1024,
+        bytes_of("RssAnon", pid),
         len(list(Path(f"/proc/{pid}/fd").iterdir())),
         len(family),
         sum(state == "Z" for state in family.values()),

@@ -24,10 +24,8 @@ MEASURE = """
 import sys
 import numpy as np
 from dtrl.trajectories import load_trajectories, sources
+from dtrl.bench.memory import bytes_of as memory
 import h5py, minari.serialization
-
-def memory(field):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
 
 def forget_the_peak():
     open("/proc/self/clear_refs", "w").write("5")
@@ -81,6 +79,12 @@ def run(episodes: int = 20_000, steps: int = 50, megabytes: int = 100, updates: 
         )
     options = {"episodes": episodes, "steps": steps, "megabytes": megabytes, "updates": updates}
     return document("memory", options, results)
+
+
+def bytes_of(field: str, process: int | str = "self") -> int:
+    """What the kernel says of a process's memory under a name (VmRSS, VmHWM, RssAnon: what it has, has had at most, and has that no file backs)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
 def grown(*datasets: str, work: str = "") -> int:

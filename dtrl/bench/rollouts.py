@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
@@ -21,10 +20,9 @@ from dtrl.acting.worker import Job
 from dtrl.acting.workers import Workers
 from dtrl.bench.peers import MAX_TIMESTEP, RETURN_SCALE, TARGET
 from dtrl.bench.timing import Job as Repetition
-from dtrl.bench.timing import compare, document, interleaved, table, torch_threads
+from dtrl.bench.timing import compare, device_of, document, interleaved, table, torch_threads
 from dtrl.bench.training import hopper_shaped
 from dtrl.config import ModelConfig
-from dtrl.errors import InputError
 from dtrl.presets import build, columns_for, resolve
 
 __all__ = ["run", "table"]
@@ -48,9 +46,7 @@ def run(
     them out), with that many worker processes. `cuda` 1 puts the model on the GPU, `graph` 1 replays a step there as one CUDA graph. The start of processes is
     not timed."""
     options = dict(locals())
-    if cuda and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here for --cuda 1; leave it out.")
-    eager = hopper_policy().to("cuda" if cuda else "cpu")
+    eager = hopper_policy().to(device_of(cuda))
     policy: Actor = ExportedPolicy.of(eager, "graph") if graph else eager
     with torch_threads(threads):
         counts = [n for n in (1, 8, 64, 512, 4_096) if n <= max_envs]

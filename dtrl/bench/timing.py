@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 import dtrl
+from dtrl.errors import InputError
 
 LOW = 10
 """Percentile that ratios are made of: neighbours on the machine only ever add time, and the minimum of a few is a lucky one."""
@@ -46,6 +47,13 @@ def no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def device_of(cuda: int) -> torch.device:
+    """The GPU where `cuda` is 1, else the processor. Raises InputError where there is no GPU."""
+    if cuda and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here for --cuda 1; leave it out.")
+    return torch.device("cuda" if cuda else "cpu")
 
 
 @contextlib.contextmanager

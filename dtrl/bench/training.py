@@ -13,9 +13,8 @@ from torch import Tensor
 
 from dtrl.bench import timing
 from dtrl.bench.peers import ACTION_WIDTH, MAX_TIMESTEP, OBSERVATION_WIDTH, RETURN_SCALE, hopper_model
-from dtrl.bench.timing import LOW, compare, document, interleaved, torch_threads
+from dtrl.bench.timing import LOW, compare, device_of, document, interleaved, torch_threads
 from dtrl.config import ModelConfig, TrainingConfig
-from dtrl.errors import InputError
 from dtrl.training.group import Group
 from dtrl.training.hardware import synchronize
 from dtrl.training.trainer import Trainer
@@ -37,9 +36,7 @@ GRAPH, BF16_GRAPH = "dtrl, CUDA graph", "dtrl, bf16, CUDA graph"
 def run(repetitions: int = 50, threads: int = 2, episodes: int = 200, bf16: int = 0, cuda: int = 0) -> dict[str, Any]:
     """Both are in training mode with dropout 0.1 and use torch's fused AdamW, as transformers' Trainer does by default. With `bf16`, dtrl's update under
     autocast too, beside the same peer in fp32. With `cuda`, all of them on the GPU, and dtrl's as a CUDA graph too."""
-    if cuda and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here for --cuda 1; leave it out.")
-    device = torch.device("cuda" if cuda else "cpu")
+    device = device_of(cuda)
     trajectories = hopper_shaped(episodes)
     ours: dict[str, dict[str, Any]] = {"dtrl": {}}
     ours |= {BF16: {"precision": "bf16"}} if bf16 else {}
