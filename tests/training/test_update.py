@@ -15,6 +15,7 @@ from dtrl.training.update import WARM_UP, CapturedUpdate
 from dtrl.windows import ResidentWindows
 
 LENGTHS = (9, 2, 5, 7, 3, 6)
+MODELS = [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}, {"preset": "reinformer"}]
 
 
 @pytest.fixture
@@ -42,9 +43,7 @@ def weights(trainer):
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize(
-    "model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}, {"preset": "reinformer"}]
-)
+@pytest.mark.parametrize("model", MODELS)
 def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pieces):
     ordinary = make_trainer(data, model, gradient_accumulation=pieces)
     captured = without_a_graph(make_trainer(data, model, gradient_accumulation=pieces))
@@ -59,25 +58,16 @@ def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pi
         np.testing.assert_allclose(other, one, rtol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize(
-    "model", [{}, {"trunk": "modern", "attention": "banded", "head": "gaussian"}, {"preset": "reinformer"}]
-)
-def test_a_graph_makes_the_ordinary_update(data, cuda, model, pieces, precision):
-    compare_a_graph_to_the_ordinary_update(data, cuda, model, pieces, precision)
-
-
 @pytest.mark.filterwarnings("ignore:TensorFloat32")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_compiled_graph_makes_the_ordinary_update(data, cuda, precision):
-    compare_a_graph_to_the_ordinary_update(data, cuda, {}, 2, precision, compile=True)
-
-
-def compare_a_graph_to_the_ordinary_update(data, cuda, model, pieces, precision, **further):
+@pytest.mark.parametrize(
+    ("model", "pieces", "compiled"),
+    [*((model, pieces, False) for model in MODELS for pieces in (1, 2)), ({}, 2, True)],
+)
+def test_a_graph_makes_the_ordinary_update(data, cuda, model, pieces, compiled, precision):
     options = {"device": str(cuda), "gradient_accumulation": pieces, "precision": precision}
     ordinary = make_trainer(data, model, **options)
-    captured = make_trainer(data, model, cuda_graph=True, **options, **further)
+    captured = make_trainer(data, model, cuda_graph=True, compile=compiled, **options)
     for update in range(1, WARM_UP + 6):
         ordinary.update(update)
         captured.update(update)
