@@ -429,7 +429,8 @@ def test_one_process_is_no_group(monkeypatch):
 def test_workers_that_are_started_again_meet_under_a_new_name():
     """In a store that holds what earlier ones left, complete or not, of fewer or of more, and in whatever order they come."""
     store, names = torch.distributed.HashStore(), []
-    threading.Thread(target=new_name, args=(store, 0, 2), daemon=True).start()  # nobody answers the first of this life
+    with pytest.raises(ProcessLookupError):  # the first of an earlier life, that died before anybody answered
+        new_name(mock.Mock(set=store.set, get=mock.Mock(side_effect=ProcessLookupError)), 0, 2)
     for size, late in ((2, 0), (3, 1), (2, 1), (2, 0)):
         found = {}
 
