@@ -249,7 +249,11 @@ class TrainingConfig:
         0.0,
         "weight α of the loss on the best episodes with returns raised beyond the data's maximum, so that asking for more is safe; 1 in the paper, 0 is off",
     )
-    precision: str = option("fp32", "fp32 or bf16 (autocast)", ("fp32", "bf16"))
+    precision: str = option(
+        "fp32",
+        "fp32, tf32 (on NVIDIA GPUs: matrix products rounded to 10 bits of mantissa) or bf16 (autocast)",
+        ("fp32", "tf32", "bf16"),
+    )
     compile: bool = option(False, "compile the model with torch.compile (needs a C++ compiler; pays on long runs)")
     data_on_device: str = option(
         "auto",

@@ -30,7 +30,7 @@ LEARNING_RATE, WEIGHT_DECAY, CLIP = 1e-4, 1e-4, 0.25
 OUR_BATCHES, COLLATOR = "transformers, batches by dtrl", "transformers, documented collator"
 GOAL = 2.5
 BF16, BATCH, BF16_GOAL = "dtrl, bf16", "a batch of windows", 5.0
-GRAPH, BF16_GRAPH = "dtrl, CUDA graph", "dtrl, bf16, CUDA graph"
+GRAPH, TF32_GRAPH, BF16_GRAPH = "dtrl, CUDA graph", "dtrl, TF32, CUDA graph", "dtrl, bf16, CUDA graph"
 
 
 def run(repetitions: int = 50, threads: int = 2, episodes: int = 200, bf16: int = 0, cuda: int = 0) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run(repetitions: int = 50, threads: int = 2, episodes: int = 200, bf16: int 
     trajectories = hopper_shaped(episodes)
     ours: dict[str, dict[str, Any]] = {"dtrl": {}}
     ours |= {BF16: {"precision": "bf16"}} if bf16 else {}
-    ours |= {GRAPH: {"cuda_graph": True}} if cuda else {}
+    ours |= {GRAPH: {"cuda_graph": True}, TF32_GRAPH: {"cuda_graph": True, "precision": "tf32"}} if cuda else {}
     ours |= {BF16_GRAPH: {"cuda_graph": True, "precision": "bf16"}} if bf16 and cuda else {}
     with torch_threads(threads):
         trainers = {name: make_trainer(trajectories, device, **options) for name, options in ours.items()}

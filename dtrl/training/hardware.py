@@ -29,14 +29,16 @@ def update_flops(model: SequenceModel, batch: Batch) -> int:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large square matrix product, with the threads of now: the fastest of those that fit in some 0.2 s.
+    """Floating-point operations a second of a large square matrix product, with the threads and rounding of now: the fastest of those that fit in some 0.2 s.
 
     Measured once a process."""
-    return _matmul_rate(device, dtype, torch.get_num_threads())
+    return _matmul_rate(device, dtype, torch.get_num_threads(), torch.get_float32_matmul_precision())
 
 
 @lru_cache
-def _matmul_rate(device: torch.device, dtype: torch.dtype, threads: int, budget_seconds: float = 0.2) -> float:
+def _matmul_rate(
+    device: torch.device, dtype: torch.dtype, threads: int, products: str, budget_seconds: float = 0.2
+) -> float:
     begun, size, fastest = time.perf_counter(), SMALLEST, 0.0
     while fastest == 0 or time.perf_counter() - begun < budget_seconds:
         # not zeros or ones, which a GPU multiplies faster than other numbers: they take less power

@@ -59,8 +59,12 @@ def check_precision(config: TrainingConfig, device: torch.device) -> None:
         )
 
 
-def check_graph(config: TrainingConfig, device: torch.device) -> None:
-    """Raise InputError where a CUDA graph was asked for and the run is not on CUDA."""
+def check_device(config: TrainingConfig, device: torch.device) -> None:
+    """Raise InputError for settings that need another device than the run's."""
+    if config.precision == "tf32" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        raise InputError(
+            f"precision tf32 needs an NVIDIA GPU of compute capability 8.0 or more and this run is on {device}; use fp32 there."
+        )
     if config.cuda_graph and device.type != "cuda":
         missing = "no CUDA device is available here" if not torch.cuda.is_available() else "give --device cuda"
         raise InputError(f"cuda_graph needs a CUDA device and this run is on {device} ({missing}); leave it out there.")

@@ -31,7 +31,7 @@ from dtrl.training.interrupts import Interrupted, Interrupts
 from dtrl.training.logging import RunLogger, newest_scalars
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
-    check_graph,
+    check_device,
     check_precision,
     choose_device,
     learning_rate,
@@ -39,7 +39,7 @@ from dtrl.training.optimization import (
     resident_windows,
 )
 from dtrl.training.perturbation import perturbation_for
-from dtrl.training.update import CapturedUpdate, Update
+from dtrl.training.update import CapturedUpdate, Update, matrix_products
 from dtrl.trajectories import Trajectories
 from dtrl.windows import EPISODE_RETURN, Batch, Windows
 
@@ -119,7 +119,7 @@ class Trainer:
         self.group = Group(choose_device(config.device)) if group is None else group
         self.device = self.group.device
         self.group.check(config)
-        check_graph(config, self.device)
+        check_device(config, self.device)
         self.origin = trajectories.origin
         self.data = training_data(model_config, trajectories)
         self.model_config = resolve(model_config, self.data) if experience is None else model_config
@@ -246,7 +246,9 @@ class Trainer:
     def hardware(self) -> tuple[int, float]:
         """FLOPs of an update, and FLOP/s of a matrix product here, in the dtype of the update's."""
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
-        return update_flops(self.model, self.batch(1)), matmul_rate(self.device, dtype)
+        with matrix_products(self.config.precision):
+            rate = matmul_rate(self.device, dtype)
+        return update_flops(self.model, self.batch(1)), rate
 
     def play(self, experience: Experience, update: int, logger: RunLogger | None) -> None:
         """Play the round before an update, and go on with what is then in the buffer."""

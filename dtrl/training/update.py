@@ -47,13 +47,14 @@ class Update:
         if self.perturbation is not None or self.conservative is not None:
             batch = batch.to(self.device)
             seen = batch if self.perturbation is None else self.perturbation(batch)
-        for number, piece in enumerate(self.pieces(batch, seen), start=1):
-            with self.adding_up(number == self.config.gradient_accumulation and self.conservative is None):
-                loss = self.loss_of(*piece)
-                loss.total.backward()
-            parts.append(loss)
-        if self.conservative is not None and seen is not None:
-            self.regularize(batch, *self.conservative(batch, seen))
+        with matrix_products(self.config.precision):
+            for number, piece in enumerate(self.pieces(batch, seen), start=1):
+                with self.adding_up(number == self.config.gradient_accumulation and self.conservative is None):
+                    loss = self.loss_of(*piece)
+                    loss.total.backward()
+                parts.append(loss)
+            if self.conservative is not None and seen is not None:
+                self.regularize(batch, *self.conservative(batch, seen))
         fields = [
             sum_of(sums)
             for rows in ([part.by_field for part in parts], [part.entropies for part in parts])
@@ -166,6 +167,18 @@ class CapturedUpdate:
         with torch.cuda.graph(graph, stream=self.stream):
             self.measures = self.whole()
         return graph
+
+
+@contextlib.contextmanager
+def matrix_products(precision: str) -> Iterator[None]:
+    """Where fp32 matrices are multiplied in TF32, if that is the precision: their elements rounded to 10 bits of mantissa, the sums in fp32
+    [NVIDIA A100 whitepaper, 2020]. torch has one setting for the whole process, which is put back afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def sum_of(values: Sequence[Tensor]) -> Tensor:

@@ -59,7 +59,7 @@ def test_the_function_that_is_captured_makes_the_ordinary_update(data, model, pi
 
 
 @pytest.mark.filterwarnings("ignore:TensorFloat32")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize(
     ("model", "pieces", "compiled"),
     [*((model, pieces, False) for model in MODELS for pieces in (1, 2)), ({}, 2, True)],
@@ -216,11 +216,38 @@ def test_data_lie_on_a_gpu_where_they_take_half_of_its_free_memory(data, monkeyp
     [
         ({}, "cuda_graph needs a CUDA device and this run is on cpu"),
         ({"data_on_device": "never"}, "cuda_graph does not go with data_on_device never"),
+        ({"cuda_graph": False, "precision": "tf32"}, "precision tf32 needs an NVIDIA GPU .* this run is on cpu"),
     ],
 )
-def test_a_graph_that_cannot_be_is_refused(data, options, says):
+def test_what_the_device_cannot_do_is_refused(data, options, says):
     with pytest.raises(InputError, match=says):
-        make_trainer(data, cuda_graph=True, **options)
+        make_trainer(data, **{"cuda_graph": True, **options})
+
+
+@pytest.mark.parametrize(
+    ("precision", "products"), [("tf32", "high"), ("fp32", "highest"), ("bf16", "highest"), ("fp32", "medium")]
+)
+def test_the_rounding_of_products_is_of_the_update_alone(data, monkeypatch, precision, products):
+    """And is what torch was set to where the precision is not TF32."""
+    trainer, seen = make_trainer(data), []
+    trainer.step.config = dataclasses.replace(trainer.config, precision=precision)
+    monkeypatch.setattr(trainer.step, "loss", lambda *_: seen.append(torch.get_float32_matmul_precision()) or 1 / 0)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(products if precision != "tf32" else "highest")
+    try:
+        with pytest.raises(ZeroDivisionError):
+            trainer.step.gradients(trainer.windows.batch(1))
+        assert seen == [products]
+        assert torch.get_float32_matmul_precision() == ("highest" if precision == "tf32" else products)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_tf32_is_fp32_but_for_rounding(data, cuda):
+    trainers = [make_trainer(data, device=str(cuda), precision=precision) for precision in ("fp32", "tf32")]
+    exact, rounded = [trainer.step.gradients(trainer.windows.batch(1)).cpu() for trainer in trainers]
+    np.testing.assert_allclose(rounded, exact, rtol=2e-3)
+    assert not torch.equal(rounded, exact), "TF32 was not used"
 
 
 @pytest.mark.parametrize(("half", "warns"), [(0.5, True), (2.0, False)])
