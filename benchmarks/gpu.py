@@ -59,7 +59,7 @@ def evaluation(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     for engine in engines(arguments):
         report = arguments.output / f"paper-{engine}.json"
         place = f"--engine {engine}" if engine != "eager" else f"--device {arguments.device}"
-        episodes = f"--episodes {arguments.episodes} --num-envs {arguments.episodes}"
+        episodes = f"--episodes {arguments.episodes} --num-envs {arguments.episodes} --env-workers auto"
         seconds = dtrl(f"evaluate {arguments.output / 'paper'} {episodes} --context block {place} --json {report}")
         results[engine] = {"seconds": seconds, "mean_return": json.loads(report.read_text())["targets"][0]["mean"]}
     return results

@@ -157,8 +157,10 @@ class PeerRun:
                 if score > best_score:
                     best_score, best_update, best_state = score, update, copy.deepcopy(actor.model.state_dict())
         last = evaluated(cell, actor, cell.episodes, FINAL_SEEDS).to_dict()
-        actor.model.load_state_dict(best_state)
-        best = evaluated(cell, actor, cell.episodes, FINAL_SEEDS).to_dict()
+        best = last
+        if best_update != cell.updates:
+            actor.model.load_state_dict(best_state)
+            best = evaluated(cell, actor, cell.episodes, FINAL_SEEDS).to_dict()
         recipe = {"learning_rate": self.learning_rate, "return_scale": config.return_scale}
         write_cell(
             cell,
