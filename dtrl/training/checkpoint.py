@@ -1,5 +1,6 @@
 """Checkpoints: a policy and all that training needs to go on exactly, in safetensors and JSON."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,8 +70,7 @@ def save_checkpoint(
         for file in temporary.iterdir():
             with open(file, "rb") as stream:
                 os.fsync(stream.fileno())
-        if target.exists():
-            shutil.rmtree(target)
+        remove(target)
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
@@ -83,8 +83,14 @@ def save_checkpoint(
         folder for folder in written if update_of(folder) > policy.updates
     ]  # damaged, or the run would have gone on from there
     for old in [*newer, *[folder for folder in written if folder not in newer][: -config.keep_checkpoints]]:
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
     return target
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint, if there is one, under the name of an unfinished one: a run that is killed meanwhile has no part of it among the others."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(folder.rename(folder.with_name(f"{UNFINISHED}{folder.name}")))
 
 
 def load_checkpoint(

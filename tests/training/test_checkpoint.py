@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dtrl
 from dtrl.acting.artefact import parameters_sha256
@@ -127,24 +126,6 @@ def test_a_run_that_stops_anywhere_goes_on_exactly(straight, tmp_path):
         assert [int(path.name[-8:]) for path in checkpoints(logdir)] == list(range(EVERY, update, EVERY))[-2:]
         train(logdir, resume=True)
         assert fingerprint_of(logdir) == fingerprint_of(straight)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_twice_goes_on_exactly(straight, tmp_path):
-    """By SIGKILL: at a random update, and in the middle of the next life's second checkpoint."""
-    update = int(np.random.default_rng(0).integers(EVERY + 1, 2 * EVERY))
-    assert run_program(tmp_path, kill_at=update).returncode == -signal.SIGKILL
-    assert [path.name for path in checkpoints(tmp_path)] == ["update-00000003"]
-    assert run_program(tmp_path, resume=True, kill_in_checkpoint=2).returncode == -signal.SIGKILL
-    assert [path.name for path in checkpoints(tmp_path)] == ["update-00000003", "update-00000006"]
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 3, "something unfinished was left"
-    train(tmp_path, resume=True)
-    assert fingerprint_of(tmp_path) == fingerprint_of(straight)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["update-00000009", "update-00000010"]
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert "train/loss" in events.Tags()["scalars"]
-    for tag in events.Tags()["scalars"]:
-        assert [event.step for event in events.Scalars(tag)] == list(range(1, UPDATES + 1))
 
 
 @pytest.mark.slow
@@ -392,24 +373,13 @@ def run_program(logdir, **options):
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
-def main(logdir, kill_at=0, kill_in_checkpoint=0, fill_disk_at=0, **options):
+def main(logdir, fill_disk_at=0, **options):
     """The run that the tests above disturb."""
 
     def callback(event):
-        if event.kind == "update" and event.update == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
         if event.kind == "update" and event.update == fill_disk_at:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))  # bytes; Python ignores SIGXFSZ
 
-    write_manifest, folders = checkpoint.write_manifest, []
-
-    def write_or_die(folder):
-        folders.append(folder)
-        if len(folders) == kill_in_checkpoint:
-            os.kill(os.getpid(), signal.SIGKILL)
-        write_manifest(folder)
-
-    checkpoint.write_manifest = write_or_die
     try:
         train(Path(logdir), callbacks=[callback], **options)
     except Interrupted as error:
