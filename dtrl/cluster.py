@@ -57,7 +57,7 @@ def connected(address: str) -> Iterator[Any]:
         reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(
             f"the Ray cluster {address!r} cannot be joined ({reason}); start it with `ray start --head`, or let this machine join it with `ray start "
-            "--address=HOST:PORT`, with the same versions of Python and Ray on all machines."
+            "--address=HOST:PORT`, with the same token (RAY_AUTH_TOKEN), Python and Ray on all of them."
         ) from error
     try:
         yield ray

@@ -35,9 +35,10 @@ class Timing:
         where = ""
         if self.env_workers:
             where = f" in {self.env_workers} worker{'s' if self.env_workers > 1 else ''}, this process waited {self.waited_seconds:.1f} s"
+        played = "" if not self.jobs else ", by 1 job" if self.jobs == 1 else f", by {self.jobs} jobs"
         return (
             f"environment {self.env_seconds:.1f} s{where}; model {self.model_seconds:.1f} s; {self.steps:,} steps in {self.wall_seconds:.1f} s, "
-            f"{self.steps_per_second:,.0f} steps/s{f', by {self.jobs} jobs' if self.jobs else ''}"
+            f"{self.steps_per_second:,.0f} steps/s{played}"
         )
 
     def add(self, piece: "Timing") -> None:
