@@ -3,6 +3,7 @@
 It takes no code from others: Ray listens on all addresses of a machine, so it gets a token. In its environment is a folder of modules, as there would be
 installed packages."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -268,9 +269,9 @@ def ends_once(tmp_path, monkeypatch):
     folder = tmp_path / "calls"
     folder.mkdir()
 
-    def register(name, env_id):
+    def register(name, env_id, steps=None):
         spec = gymnasium.envs.registration.EnvSpec(
-            name, "ending:EndsOnce", kwargs={"env_id": env_id, "folder": str(folder)}, disable_env_checker=True
+            name, "ending:EndsOnce", max_episode_steps=steps, kwargs={"env_id": env_id, "folder": str(folder)}
         )
         monkeypatch.setitem(gymnasium.registry, name, spec)
         return folder
@@ -290,10 +291,11 @@ def test_evaluations_are_the_same_bit_for_bit_though_a_process_is_killed(
     """Pieces of one episode by this process, by 1, 2 and 3 tasks at most, and in an environment that ends its process."""
     policy = policy_for("Pendulum-v1", random_trajectories, untrained_policy)
     evaluate = partial(dtrl.evaluate, policy, [-300.0], 5, num_envs=1)
-    expected = evaluate(env="Pendulum-v1")
-    for jobs in (1, 2, 3):
-        assert evaluate(env="Pendulum-v1", jobs=jobs, ray=joined).to_dict() == expected.to_dict()
-    folder = ends_once("Ending-v0", "Pendulum-v1")
+    pendulum = dataclasses.replace(gymnasium.spec("Pendulum-v1"), max_episode_steps=40).to_json()
+    expected = evaluate(env=pendulum)
+    for jobs in (2, 1, 3):  # two are started at once
+        assert evaluate(env=pendulum, jobs=jobs, ray=joined).to_dict() == expected.to_dict()
+    folder = ends_once("Ending-v0", "Pendulum-v1", steps=40)
     again = evaluate(env="Ending-v0", ray=joined)
     assert again.targets == expected.targets
     assert len(list(folder.iterdir())) >= 2
