@@ -75,20 +75,35 @@ def rollout(
     check_workers(env_workers, env_timeout)
     check_on_env_error(on_env_error)
     timing, plan = timing or Timing(), Plan(episodes, on_episode, on_env_error, on_fault)
+    play_plan(policy, env, plan, num_envs, deterministic, observation, env_workers, env_timeout, timing)
+    return plan.gathered(policy)
+
+
+def play_plan(
+    policy: Actor,
+    env: "Env | VectorEnv[Any, Any, Any] | None",
+    plan: Plan,
+    num_envs: int | None,
+    deterministic: bool,
+    observation: str | None,
+    env_workers: int | str,
+    env_timeout: float | None,
+    timing: Timing,
+) -> None:
+    """Play all that waits in the plan; arguments as of `rollout`."""
     with timing.adding("wall_seconds"), ExitStack() as stack:
         if isinstance(env, VectorEnv):
-            refuse_for_vectors(env_workers, on_env_error)
+            refuse_for_vectors(env_workers, plan.on_env_error)
             vectors, seen = [env], seen_by(policy, env, observation)
         else:
             vectors, seen = opened(
-                stack, policy, env, len(episodes), num_envs, observation, env_workers, timeout=env_timeout
+                stack, policy, env, len(plan.episodes), num_envs, observation, env_workers, timeout=env_timeout
             )
         waited = timing.waited_seconds
         play([Rows(policy, vector, seen, plan, deterministic, timing) for vector in vectors])
         workers = vectors[0].workers if isinstance(vectors[0], WorkerGroup) else None
         timing.env_workers = workers.count if workers else 0
         timing.env_seconds += workers.env_seconds if workers else timing.waited_seconds - waited
-    return plan.gathered(policy)
 
 
 def play(groups: Sequence[Rows]) -> None:

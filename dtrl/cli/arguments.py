@@ -226,6 +226,17 @@ def env_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: vars(arguments)[name] for name in ("env_workers", "env_timeout", "on_env_error")}
 
 
+def add_jobs(parser: argparse.ArgumentParser, jobs: str) -> None:
+    """How work is spread, for a verb that can: `jobs` says what they are."""
+    parser.add_argument("--jobs", type=int, metavar="N", help=jobs)
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="let tasks of a Ray cluster play instead, at most --jobs at once (default: one for each of its processors): HOST:PORT of its head, or auto for "
+        "the one that this machine belongs to; docs/scale.md",
+    )
+
+
 def number_or_auto(text: str) -> int | str:
     if text == "auto":
         return text

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.cli.arguments import add_file_flags, add_flags, add_json, add_modules, given, load, write_json
+from dtrl.cli.arguments import add_file_flags, add_flags, add_jobs, add_json, add_modules, given, load, write_json
 from dtrl.config import DataConfig, SourceConfig
 from dtrl.errors import InputError
 
@@ -93,13 +93,7 @@ def add_make(actions: Any) -> None:
         help="id of the dataset (default: the recipe's, to which another size and policies of files are added)",
     )
     make.add_argument("--overwrite", action="store_true", help="replace a dataset of that id")
-    make.add_argument(
-        "--jobs",
-        type=int,
-        default=1,
-        metavar="N",
-        help="processes that play; the dataset is the same whatever N (default: 1)",
-    )
+    add_jobs(make, "processes that play; the dataset is the same whatever N (default: 1)")
     add_modules(make)
     add_json(make)
 
@@ -220,6 +214,7 @@ def run_make(arguments: argparse.Namespace) -> None:
             overwrite=arguments.overwrite,
             jobs=arguments.jobs,
             modules=arguments.modules,
+            ray=arguments.ray,
         )
         made.append(show(load_trajectories(dataset, short_episodes="keep")))
         print(f"train on it: dtrl train {dataset} --logdir runs/{dataset.split('/')[0]}")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.cli.arguments import add_decoding, add_json, add_modules, add_workers, decoding_of, env_options
+from dtrl.cli.arguments import add_decoding, add_jobs, add_json, add_modules, add_workers, decoding_of, env_options
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,9 +47,14 @@ def add_parser(verbs: Any) -> None:
         "--num-envs",
         type=int,
         metavar="N",
-        help="rows of the vector environment (default: as many as episodes, at most 64)",
+        help="rows of the vector environment (default: as many as episodes, at most 64); with --jobs or --ray, episodes of a piece (default: 16)",
     )
     add_workers(parser)
+    add_jobs(
+        parser,
+        "processes that play pieces of the episodes on processors, each with a model of its own; the report is the same whatever N (default: this "
+        "process plays all at once)",
+    )
     parser.add_argument("--env", metavar="ID", help="another environment with the same spaces (default: the data's)")
     parser.add_argument(
         "--observation",
@@ -126,7 +131,8 @@ def load(arguments: argparse.Namespace) -> "Policy | ExportedPolicy":
     if not isinstance(policy, ExportedPolicy):
         from dtrl.training.optimization import choose_device
 
-        policy = policy.to(choose_device(arguments.device))
+        elsewhere = arguments.jobs is not None or arguments.ray is not None
+        policy = policy.to("cpu" if elsewhere and arguments.device == "auto" else choose_device(arguments.device))
     elif arguments.device not in ("auto", place := "cuda" if policy.engine_name == "graph" else "cpu"):
         raise InputError(
             f"--device {arguments.device} is for the engine eager; this policy's, {policy.engine_name}, runs on {place}."
@@ -168,6 +174,8 @@ def asked_of(policy: "Actor", arguments: argparse.Namespace) -> "Report":
         "env": arguments.env,
         "observation": arguments.observation,
         **env_options(arguments),
+        "jobs": arguments.jobs,
+        "ray": arguments.ray,
         "progress": True,
     }
     asked = arguments.episodes, arguments.seed, arguments.num_envs

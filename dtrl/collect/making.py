@@ -12,8 +12,8 @@ from dtrl.collect.playing import play_missing
 from dtrl.collect.provenance import fingerprint
 from dtrl.collect.recipes import Algorithm, Recipe, check_recipe
 from dtrl.collect.recording import check_target, write_recipe, write_whole
-from dtrl.errors import InputError
 from dtrl.files import write_atomically
+from dtrl.pieces import check_jobs
 from dtrl.registration import import_modules
 
 
@@ -23,24 +23,25 @@ def make_dataset(
     dataset_id: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
-    jobs: int = 1,
+    jobs: int | None = None,
     modules: Sequence[str] = (),
+    ray: str | None = None,
 ) -> str:
     """Train the recipe's algorithm, play its behaviours, write the Minari dataset and return its id.
 
     The dataset lies in Minari's folder (MINARI_DATASETS_PATH). A run that fails or is interrupted leaves no dataset there, and with
     `overwrite` one that exists is replaced only when the new one is complete; what was finished is kept aside, and the next run of
     the same recipe goes on from there: with the episodes that are missing, or, if it was not over, with the training from its start.
-    `jobs` processes play, with the same result whatever their number; a script that asks for several does so under
-    `if __name__ == "__main__"`. `modules` are imported first, here and in these processes: those that register an environment of
+    `jobs` processes play (None: this one), with the same result whatever their number; a script that asks for several does so under
+    `if __name__ == "__main__"`. With `ray`, the address of a Ray cluster (HOST:PORT, or auto), so many of its tasks play (None: one for each of its
+    processors), and this process trains and writes. `modules` are imported first, here and in these processes: those that register an environment of
     your own. `progress` shows bars on a terminal. As Stable-Baselines3 does, this seeds the global generators of
     torch, numpy and random.
 
     InputError if the dataset exists or is being made, or if environment, algorithm and behaviours do not go together."""
     check_recipe(recipe)
     import_modules(modules)
-    if jobs < 1:
-        raise InputError(f"jobs {jobs} must be 1 or more; it is the number of processes.")
+    check_jobs(jobs)
     dataset_id = dataset_id or recipe.id
     check_target(dataset_id, overwrite)
     check_environment(recipe)
@@ -50,7 +51,7 @@ def make_dataset(
         if recipe.algorithm:
             train_once(folder, recipe, recipe.algorithm, progress)
             policies |= policies_of_training(folder, recipe)
-        play_missing(folder, recipe, policies, jobs, progress, modules)
+        play_missing(folder, recipe, policies, jobs, progress, modules, ray)
         write_whole(dataset_id, lambda: write_recipe(recipe, folder, dataset_id), folder)
     return dataset_id
 

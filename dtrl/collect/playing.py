@@ -1,11 +1,8 @@
-"""The episodes of a recipe's behaviours, played by one process or by several; the same either way."""
+"""The episodes of a recipe's behaviours, played by one process, by several, or on several machines; the same either way."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from dtrl.collect.recipes import Recipe
 from dtrl.collect.sizes import counts_of, spread
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
-from dtrl.processes import follow_parent
+from dtrl.pieces import hands
 from dtrl.registration import import_modules
 
 PIECE = 25
@@ -40,6 +37,10 @@ class Player:
 
     def record(self, path: Path, index: int, numbers: range, played: Callable[[], object]) -> None:
         """Play these episodes of a behaviour into a file."""
+        write_atomically(path, self.content(index, numbers, played))
+
+    def content(self, index: int, numbers: range, played: Callable[[], object]) -> bytes:
+        """Play these episodes of a behaviour; what a file of them holds."""
         episodes, behaviour = [], self.recipe.behaviour[index]
         for number in numbers:
             seeds = seeds_of(self.recipe.seed, index, number)
@@ -47,7 +48,7 @@ class Player:
             whose = f"episode {number} of {behaviour.name} (seed {seeds[0]})"
             check_finite(vars(episodes[-1]), whose, f"{self.recipe.env}, or what acts in it, needs a repair.")
             played()
-        write_atomically(path, to_bytes(episodes))
+        return to_bytes(episodes)
 
 
 def pieces(folder: Path, recipe: Recipe, index: int) -> Iterator[Piece]:
@@ -111,11 +112,12 @@ def play_missing(
     folder: Path,
     recipe: Recipe,
     policies: dict[int, ArrayPolicy],
-    jobs: int,
+    jobs: int | None,
     progress: bool,
     modules: Sequence[str] = (),
+    ray: str | None = None,
 ) -> None:
-    """Play the episodes that are not in the folder, with `jobs` processes, which import the modules first.
+    """Play the episodes that are not in the folder, with `jobs` processes or tasks of the Ray cluster at an address, which import the modules first.
 
     Of sizes in steps it turns out while playing how many episodes they take; some may be played that the dataset does not need."""
     spec = environment_spec(recipe)
@@ -125,7 +127,7 @@ def play_missing(
         return
     with ExitStack() as stack:
         bars = Bars(recipe, stack, hidden=None if progress else True)
-        play = stack.enter_context(player_of(recipe, spec, policies, jobs, modules))
+        play = stack.enter_context(player_of(recipe, spec, policies, jobs, modules, ray))
         while todo:
             bars.expect(todo, counts)
             play(todo, bars.played)
@@ -162,11 +164,16 @@ Play = Callable[[Sequence[Piece], Callable[[int, int], None]], None]
 
 @contextmanager
 def player_of(
-    recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], jobs: int, modules: Sequence[str]
+    recipe: Recipe,
+    spec: Any,
+    policies: dict[int, ArrayPolicy],
+    jobs: int | None,
+    modules: Sequence[str],
+    ray: str | None = None,
 ) -> Iterator[Play]:
-    """What plays: this process, or `jobs` others."""
-    if jobs > 1:
-        with processes_that_play(recipe, spec, policies, jobs, modules) as play:
+    """What plays: this process, `jobs` others, or the tasks of a Ray cluster."""
+    if ray is not None or (jobs or 1) > 1:
+        with others_that_play(recipe, spec, policies, jobs, modules, ray) as play:
             yield play
         return
     player = Player(recipe, spec, policies)
@@ -180,10 +187,15 @@ def player_of(
 
 
 @contextmanager
-def processes_that_play(
-    recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], jobs: int, modules: Sequence[str]
+def others_that_play(
+    recipe: Recipe,
+    spec: Any,
+    policies: dict[int, ArrayPolicy],
+    jobs: int | None,
+    modules: Sequence[str],
+    ray: str | None,
 ) -> Iterator[Play]:
-    """Processes that record pieces. They are spawned: a fork would copy the locks of torch's threads."""
+    """Other processes that play pieces, which this one writes."""
     if not isinstance(spec.entry_point, str):
         if not modules:
             raise InputError(
@@ -191,53 +203,25 @@ def processes_that_play(
                 'with an entry point in the form "module:Class", name the module that registers it (--import, or modules), or use one job.'
             )
         spec = None  # the modules register it there
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, begin, (recipe, spec, policies, modules)) as pool, ended_with(pool):
+    lost = (
+        f"{recipe.source}: a process that played episodes was ended, maybe for want of memory; what was recorded is kept, run it again with fewer "
+        "jobs."
+    )
+    with hands(partial(recorder, recipe, spec, policies, tuple(modules)), jobs, ray, lost) as others:
 
         def play(todo: Sequence[Piece], played: Callable[[int, int], None]) -> None:
-            futures = {pool.submit(record, *piece): piece for piece in todo}
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    _, index, numbers = futures[future]
-                    played(index, len(numbers))
-            except BrokenProcessPool as error:
-                raise InputError(
-                    f"{recipe.source}: a process that played episodes was ended, maybe for want of memory; what was recorded is kept, run "
-                    "it again with fewer jobs."
-                ) from error
+            for number, content in others.do([(index, numbers) for _, index, numbers in todo]):
+                path, index, numbers = todo[number]
+                write_atomically(path, content)
+                played(index, len(numbers))
 
         yield play
 
 
-@contextmanager
-def ended_with(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """End the processes at once if the block fails: what they are playing is played again another time."""
-    others = set(multiprocessing.active_children())
-    try:
-        yield
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-
-
-_player: list[Callable[[], Player]] = []
-"""Of a spawned process: makes its only one, when there is something to play, so that an error is that of a task."""
-
-
-def begin(recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], modules: Sequence[str]) -> None:
-    """First thing in a spawned process."""
-    follow_parent()
-
-    @cache
-    def player() -> Player:
-        import_modules(modules)
-        return Player(recipe, spec, policies)
-
-    _player.append(player)
-
-
-def record(path: Path, index: int, numbers: range) -> None:
-    _player[0]().record(path, index, numbers, lambda: None)
+def recorder(
+    recipe: Recipe, spec: Any, policies: dict[int, ArrayPolicy], modules: Sequence[str]
+) -> Callable[[tuple[int, range]], bytes]:
+    """In another process, what plays a piece."""
+    import_modules(modules)
+    player = Player(recipe, spec, policies)
+    return lambda piece: player.content(*piece, lambda: None)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,7 @@ from gymnasium.vector import VectorEnv
 
 from dtrl.acting import Actor, Episode, EpisodeFault, Timing, rollout
 from dtrl.acting.environments import environment_id
+from dtrl.acting.sharing import shared_rollout
 from dtrl.errors import InputError
 from dtrl.evaluation.calibration import support, sweep_targets
 from dtrl.evaluation.references import reference_for
@@ -31,13 +33,18 @@ def evaluate(
     env_workers: int | str = 0,
     env_timeout: float | None = None,
     on_env_error: str = "raise",
+    jobs: int | None = None,
+    ray: str | None = None,
     progress: bool = False,
 ) -> Report:
     """Play `episodes` episodes for each target return, all targets together as rows of one vector environment.
 
     Episode i has the same seed for every target, so targets are compared on the same starts. Without `target_returns`, the policy's own (from its
     data) is asked. `deterministic` None follows the policy's decoding: greedy unless its strategy is to sample. `env`, `observation`, `env_workers`,
-    `env_timeout` and `on_env_error` as in `rollout`: the report tells which episodes were lost, and its numbers are over the others."""
+    `env_timeout` and `on_env_error` as in `rollout`: the report tells which episodes were lost, and its numbers are over the others.
+
+    With `jobs`, or `ray`, other processes, or tasks of a Ray cluster, play the episodes in pieces, `num_envs` at once, with the same report whatever their
+    number; see `dtrl.acting.sharing.shared_rollout`."""
     return play(
         policy,
         target_returns,
@@ -50,6 +57,8 @@ def evaluate(
         env_workers=env_workers,
         env_timeout=env_timeout,
         on_env_error=on_env_error,
+        jobs=jobs,
+        ray=ray,
         progress=progress,
     )[0]
 
@@ -78,6 +87,8 @@ def play(
     env_workers: int | str = 0,
     env_timeout: float | None = None,
     on_env_error: str = "raise",
+    jobs: int | None = None,
+    ray: str | None = None,
     progress: bool = False,
 ) -> tuple[Report, Trajectories]:
     """`evaluate`, with the trajectories it played: target by target, episode by episode, without those that were lost."""
@@ -98,6 +109,10 @@ def play(
     policy.check_decoding()
     seeds = np.random.default_rng([seed, 0]).integers(2**31, size=episodes)
     plan = [Episode(target, int(s)) for target in targets for s in seeds]
+    playing = partial(rollout, env_workers=env_workers, env_timeout=env_timeout)
+    if jobs is not None or ray is not None:
+        refuse_env_workers(env_workers, env_timeout)
+        playing = partial(shared_rollout, jobs=jobs, ray=ray)
     timing = Timing()
     faults: list[EpisodeFault] = []
     from tqdm import tqdm
@@ -106,15 +121,13 @@ def play(
         total=len(plan), desc="evaluating", unit="episode", disable=not (progress and sys.stderr.isatty()), leave=False
     ) as bar:
         greedy = policy.decoding.greedy if deterministic is None else deterministic
-        played = rollout(
+        played = playing(
             policy,
             env,
             plan,
             num_envs=num_envs,
             deterministic=greedy,
             observation=observation,
-            env_workers=env_workers,
-            env_timeout=env_timeout,
             on_env_error=on_env_error,
             on_episode=lambda _: bar.update(),
             on_fault=faults.append,
@@ -141,6 +154,13 @@ def play(
         faults=faults,
     )
     return report, played
+
+
+def refuse_env_workers(env_workers: int | str, env_timeout: float | None) -> None:
+    """Raise InputError where what is for this process alone goes with jobs."""
+    if env_workers or env_timeout is not None:
+        asked = f"env_workers is {env_workers!r}" if env_workers else f"env_timeout is {env_timeout:g}"
+        raise InputError(f"{asked}, and jobs play environments in their own processes; leave it out, or jobs and ray.")
 
 
 def results_of(
