@@ -65,7 +65,7 @@ class Plan:
             raise InputError(f"{message}; see that it can be made as often as it fails.") from fault.cause
         if self.on_env_error == "raise":
             raise InputError(
-                f"{message}; dtrl evaluate goes on with the others by --on-env-error skip or retry."
+                f"{message}; an evaluation goes on with the others by on_env_error (--on-env-error) skip or retry."
             ) from fault.cause
         self.attempts[index] += 1
         lost = self.on_env_error == "skip" or self.attempts[index] > RETRIES
