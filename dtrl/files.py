@@ -1,13 +1,17 @@
-"""Writing files so that a reader, a crash or a full disk finds the old content or the new, never a part."""
+"""Writing files so that a reader, a crash or a full disk finds the old content or the new, never a part; and folders that one process writes at a time."""
 
 import os
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from dtrl.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
 
 Content = bytes | Callable[[BinaryIO], object]
 """What to write: the bytes, or a function that writes them to a stream."""
@@ -57,6 +61,44 @@ def cannot_write(path: Path, error: OSError) -> InputError:
     return InputError(
         f"{path} cannot be written ({error.strerror or error}); free some space, or choose another place."
     )
+
+
+@contextmanager
+def held(folder: Path, refusal: str) -> Iterator[None]:
+    """Make the folder, and hold it against other processes until the block or the process ends, however it ends. If it is empty then, it is removed.
+
+    Raises InputError with this text where another process holds it. Where there are no such locks, as on Windows and some network file systems, nothing
+    is held."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = None if sys.platform == "win32" else os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        if handle is not None:
+            with suppress(OSError):  # of a file system without locks
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise InputError(refusal) from error
+            if not is_open_at(handle, folder):  # the one who held it has just ended, and removed it
+                raise InputError(refusal)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                folder.rmdir()
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def is_open_at(handle: int, path: Path) -> bool:
+    """Whether an open handle is of what has this path now."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,13 +2,16 @@
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from dtrl.errors import InputError
-from dtrl.files import write_atomically
+from dtrl.files import held, write_atomically
 
 
 def full_disk(*args):
@@ -144,3 +147,51 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, where):
     with pytest.raises(InputError, match=f"{tmp_path / where} cannot be written .*choose another place"):
         write_atomically(tmp_path / where, b"new")
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):
+    folder = tmp_path / "new" / "run"
+    code = f"from pathlib import Path; from dtrl.files import held\nwith held(Path({str(folder)!r}), ''): print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"\n"
+        with pytest.raises(InputError, match="taken"), held(folder, "taken"):
+            raise AssertionError("two hold it")
+        assert folder.is_dir()
+        other.send_signal(signal.SIGKILL)
+    with held(folder, "taken"):
+        (folder / "file").touch()
+    assert names(folder) == ["file"]
+
+
+def test_a_held_folder_in_which_nothing_was_written_is_removed(tmp_path):
+    with held(tmp_path / "empty", "taken"):
+        assert (tmp_path / "empty").is_dir()
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_its_holder_has_removed_is_refused_and_can_be_held_again(tmp_path, monkeypatch):
+    folder, open_folder = tmp_path / "run", os.open
+
+    def open_and_lose(*arguments):
+        handle = open_folder(*arguments)
+        folder.rmdir()
+        return handle
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    with pytest.raises(InputError, match="taken"), held(folder, "taken"):
+        raise AssertionError("held what is gone")
+    monkeypatch.undo()
+    with held(folder, "taken"):
+        assert folder.is_dir()
+
+
+def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", full_disk)
+    with held(tmp_path / "run", "taken"), held(tmp_path / "run", "taken"):
+        (tmp_path / "run" / "file").touch()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"{tmp_path / 'file' / 'run'} cannot be written"), held(tmp_path / "file" / "run", "taken"):  # fmt: skip
+        raise AssertionError("made in a file")

@@ -8,15 +8,12 @@ It lies hidden in Minari's folder, and holds the fingerprint of all that decides
     episodes/INDEX-FIRST.npz    some episodes of a behaviour"""
 
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from dtrl.errors import InputError
-from dtrl.files import write_atomically
+from dtrl.files import held, write_atomically
 
 
 @contextmanager
@@ -27,7 +24,10 @@ def job_folder(dataset_id: str, fingerprint: str) -> Iterator[Path]:
     from minari.storage import get_dataset_path
 
     folder = get_dataset_path() / f".dtrl-make-{dataset_id.replace('/', '+')}"
-    with lock(folder, dataset_id):
+    taken = (
+        f"another process is making {dataset_id} in {folder}; wait until it has ended, or choose another dataset id."
+    )
+    with held(folder, taken):
         prepare(folder, fingerprint)
         try:
             yield folder
@@ -50,36 +50,8 @@ def prepare(folder: Path, fingerprint: str) -> None:
     except (OSError, ValueError):
         same = False
     for path in list(folder.iterdir()):
-        if path.name != "lock" and (not same or path.name.startswith("writing-")):
+        if not same or path.name.startswith("writing-"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in folder.rglob(".*.tmp"):
         path.unlink()
     write_atomically(note, json.dumps({"fingerprint": fingerprint}).encode())
-
-
-@contextmanager
-def lock(folder: Path, dataset_id: str) -> Iterator[None]:
-    """Make the folder and hold it; the system lets go of it when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (
-        sys.platform == "win32"
-    ):  # no such lock there: two runs at once do the work twice, and one of them fails at its end
-        yield
-        return
-    import fcntl
-
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not (folder / "lock").exists():  # the one who held it has just finished and removed the folder
-            raise BlockingIOError
-    except BlockingIOError as error:
-        os.close(handle)
-        raise InputError(
-            f"another process is making {dataset_id} in {folder}; wait until it has ended, or choose another dataset id."
-        ) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            os.close(handle)

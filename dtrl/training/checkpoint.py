@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dtrl.acting import Policy
 from dtrl.acting.runs import POLICY_FILE, checkpoints, update_of, verify, write_manifest
 from dtrl.config import TrainingConfig
 from dtrl.errors import InputError
-from dtrl.files import cannot_write, sync_folder
+from dtrl.files import cannot_write, held, sync_folder
 from dtrl.training.experience import Experience
 from dtrl.training.group import Group
 
@@ -200,6 +200,16 @@ def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Coll
         for name, value in wanted.items()
         if name not in free and stored.get(name) != value
     ]
+
+
+@contextlib.contextmanager
+def hold_run(logdir: Path | None, group: Group) -> Iterator[None]:
+    """Hold the folder of a run against other processes. Raises InputError, in every worker, where another one trains in it."""
+    with contextlib.ExitStack() as stack:
+        if logdir is not None:
+            taken = f"another process is training in {logdir}; wait until it has ended, or give another --logdir."
+            group.from_first(lambda: stack.enter_context(held(logdir, taken)))
+        yield
 
 
 def find_checkpoint(logdir: Path, resume: bool, group: Group) -> Path | None:

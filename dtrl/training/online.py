@@ -17,7 +17,10 @@ from dtrl.config import ONLINE_TRAINING, OnlineConfig, TrainingConfig, split_opt
 from dtrl.errors import InputError
 from dtrl.processes import refuse_workers
 from dtrl.spaces import same_space
+from dtrl.training.checkpoint import hold_run
 from dtrl.training.experience import Experience
+from dtrl.training.group import Group
+from dtrl.training.optimization import choose_device
 from dtrl.training.trainer import Callback, Trainer
 from dtrl.trajectories import Trajectories
 
@@ -57,7 +60,11 @@ def finetune(
     check_environment(policy, make)
     experience = Experience(policy, trajectories, OnlineConfig(**online_options), seed, env or make)
     where = None if logdir is None else Path(logdir)
-    return Trainer(trajectories, policy.config, config, where, resume, experience).run(list(callbacks), progress)
+    group = Group(choose_device(config.device))
+    with hold_run(where, group):
+        return Trainer(trajectories, policy.config, config, where, resume, experience, group).run(
+            list(callbacks), progress
+        )
 
 
 def check_policy(policy: Policy) -> None:

@@ -21,7 +21,7 @@ from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
-from dtrl.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from dtrl.training.checkpoint import find_checkpoint, hold_run, load_checkpoint, save_checkpoint
 from dtrl.training.conservative import Conservative
 from dtrl.training.experience import Experience
 from dtrl.training.group import Group, worker_group
@@ -95,7 +95,7 @@ def train(
     model_options, training_options = split_options(given, ModelConfig, TrainingConfig)
     model_config, config = ModelConfig(**model_options), TrainingConfig(**training_options)
     where = None if logdir is None else Path(logdir)
-    with worker_group(config.device) as group:
+    with worker_group(config.device) as group, hold_run(where, group):
         return Trainer(trajectories, model_config, config, where, resume, group=group).run(list(callbacks), progress)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrl.files import cannot_write, replace
+from dtrl.files import cannot_write, is_open_at, replace
 from dtrl.trajectories.columns import Array
 
 if sys.platform != "win32":
@@ -158,14 +158,6 @@ def remove_leftovers(parent: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(handle)
-
-
-def is_open_at(handle: int, path: Path) -> bool:
-    """Whether an open handle is of what has this path now."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def reserve(path: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dtrl.collect import make_dataset, playing
-from dtrl.collect.job import lock
 from dtrl.collect.playing import Player
 from dtrl.errors import InputError
+from dtrl.files import held
 
 HERE = Path(__file__).parent
 RANDOM = (HERE / "random.toml").read_text(encoding="utf-8")
@@ -131,7 +131,7 @@ def alive_in(session):
 
 
 def test_a_dataset_that_is_being_made_is_not_made_twice(recipe_of, minari_folder):
-    with lock(minari_folder / ".dtrl-make-tests+cartpole-v0", "tests/cartpole-v0"):
+    with held(minari_folder / ".dtrl-make-tests+cartpole-v0", "taken"):
         with pytest.raises(InputError, match="another process is making tests/cartpole-v0"):
             make_dataset(recipe_of(RANDOM))
     make_dataset(recipe_of(RANDOM))

@@ -23,6 +23,7 @@ import dtrl
 from dtrl.acting.artefact import parameters_sha256
 from dtrl.acting.runs import checkpoints, newest_checkpoint, sha256, verify
 from dtrl.errors import InputError
+from dtrl.files import held
 from dtrl.training import checkpoint
 from dtrl.training.trainer import Interrupted
 from dtrl.trajectories import Trajectories
@@ -323,6 +324,19 @@ def test_a_run_that_lost_only_its_result_gets_it_back(straight, finished):
 def test_resume_in_a_new_directory_begins_a_run(straight, tmp_path):
     train(tmp_path / "new", resume=True)
     assert fingerprint_of(tmp_path / "new") == fingerprint_of(straight)
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(straight, tmp_path):
+    with held(tmp_path, "taken"):
+        for resume in (False, True):
+            with pytest.raises(InputError, match=f"another process is training in {tmp_path}; wait until"):
+                train(tmp_path, resume=resume)
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="preset 'none' is unknown"):  # which lets go of it, too
+        train(tmp_path / "new", preset="none")
+    assert not (tmp_path / "new").exists()
+    train(tmp_path)
+    assert fingerprint_of(tmp_path) == fingerprint_of(straight)
 
 
 def test_another_number_of_threads_is_warned_of(finished, monkeypatch):

@@ -28,6 +28,7 @@ from dtrl.cli import show_warning
 from dtrl.collect import write_minari
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
+from dtrl.files import held
 from dtrl.presets import PRESETS
 from dtrl.training.group import Group, new_name, own_device, worker_group
 from dtrl.training.interrupts import Interrupted, Interrupts
@@ -178,6 +179,12 @@ def held_folder(folder):
     return refusal(lambda: train(folder / "straight"))
 
 
+def taken_folder(folder):
+    """Another process holds it already when the first of these comes."""
+    with held(folder / "taken", "") if os.environ["RANK"] == "0" else contextlib.nullcontext():
+        return refusal(lambda: train(folder / "taken"))
+
+
 def refusal(call):
     try:
         call()
@@ -192,7 +199,7 @@ def unseen_folder(folder):
 
 
 SCENARIOS = [
-    gradients, straight, resumed, another_number, signalled, stopped, not_finite, other_settings, held_folder, unseen_folder
+    gradients, straight, resumed, another_number, signalled, stopped, not_finite, other_settings, held_folder, taken_folder, unseen_folder
 ]  # fmt: skip
 
 
@@ -308,6 +315,9 @@ def test_what_one_process_refuses_is_refused_by_both(folder):
     first, second = told(folder, not_finite)
     assert first == second
     assert first.startswith("the loss of update 1 is nan")
+    first, second = told(folder, taken_folder)
+    assert first == second
+    assert f"another process is training in {folder / 'taken'}" in first
     first, second = told(folder, held_folder)
     assert first == second
     assert "already holds a run" in first
