@@ -97,7 +97,7 @@ class ModelConfig:
 
     preset: str = option(
         "dt",
-        "the method: dt (Decision Transformer), odt (the same with a stochastic action of bounded entropy), reinformer (predicts the highest return itself), "
+        "the method: dt (Decision Transformer), odt (the same with a stochastic action of bounded entropy), "
         "mgdt (draws a high return itself), dt_discrete (the same with binned action dimensions, one after the other), tt (Trajectory Transformer), "
         "vq_dt (codes of whole actions, and what they leave over), bc (behaviour cloning), filtered_bc (cloning the best episodes), "
         "rvs (cloning by an MLP that is told the return too)",
@@ -155,9 +155,6 @@ class ModelConfig:
         False, "dt_discrete: also train a head that guesses all tokens of an action at once, for --strategy speculative"
     )
     action_context: bool = option(True, "let the model see its earlier actions; off, it sees returns and observations")
-    expectile: float | None = option(
-        None, "reinformer: τ of the expectile that the predicted return is, towards 1 the highest; 0.99 when not given"
-    )
     return_bins: int | None = option(None, "mgdt: values that the return can take; 120 when not given")
     image_encoder: str = option(
         "conv", "how images are embedded: conv (three convolutions) or patch (linear patches)", ("conv", "patch")
@@ -206,12 +203,18 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is outside [0, 1); 0 turns it off.")
-        if self.expectile is not None and not 0 < self.expectile < 1:
-            raise InputError(f"expectile {self.expectile} is outside (0, 1); 0.99 is usual, and 0.5 the mean.")
         if not 0 < self.top_fraction <= 1:
             raise InputError(
                 f"top_fraction {self.top_fraction} is outside (0, 1]; 0.1 clones the best tenth of the episodes."
             )
+
+    @classmethod
+    def saved(cls, document: Mapping[str, Any]) -> "ModelConfig":
+        """The configuration in the document of a saved policy, which older versions wrote without `goal`, and with an `expectile` that was of the preset
+        `reinformer` alone and is none of today's options."""
+        options = {"goal": "", **document}
+        options.pop("expectile", None)
+        return cls(**options)
 
 
 @dataclass(frozen=True)

@@ -55,21 +55,6 @@ class PointMass(Distribution):
         return -(value - self.location).square().mean(dim=-1)
 
 
-class Expectile(PointMass):
-    """A point whose −log p is the asymmetric squared error |τ − 1(x < location)| · (x − location)², mean over the entries [Newey and Powell 1987]. The
-    location that fits data best is their τ-expectile: the mean for τ = ½, and towards 1 the largest value there is, as far as data show it
-    [Zhuang et al. 2024, Reinformer, arXiv:2405.08740]."""
-
-    def __init__(self, location: Tensor, level: float) -> None:
-        super().__init__(location)
-        self.level = level
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        below = value < self.location
-        weight = torch.where(below, 1 - self.level, self.level)
-        return -(weight * (value - self.location).square()).mean(dim=-1)
-
-
 class TanhNormal(TransformedDistribution):
     """tanh of a diagonal Gaussian [Haarnoja et al. 2018, appendix C, arXiv:1801.01290]; its `mode` is the tanh of the Gaussian's mean."""
 
@@ -114,17 +99,6 @@ class Deterministic(nn.Module):
 
     def forward(self, hidden: Tensor) -> PointMass:
         return PointMass(torch.tanh(self.point(hidden)))
-
-
-class ExpectilePoint(nn.Module):
-    """A τ-expectile, for `level` τ: as high as the data allow where τ is near 1. Not squashed."""
-
-    def __init__(self, width: int, token_width: int, level: float) -> None:
-        super().__init__()
-        self.point, self.level = nn.Linear(width, token_width), level
-
-    def forward(self, hidden: Tensor) -> Expectile:
-        return Expectile(self.point(hidden), self.level)
 
 
 class Gaussian(nn.Module):

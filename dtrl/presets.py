@@ -12,7 +12,7 @@ from torch import nn
 from dtrl.backbones import Pointwise, Transformer
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError, did_you_mean
-from dtrl.heads import HEADS, AtOnce, Choices, ExpectilePoint, Slots
+from dtrl.heads import HEADS, AtOnce, Choices, Slots
 from dtrl.sequence_model import Field, SequenceModel
 from dtrl.spaces import Space, choices_of, is_image, leaves
 from dtrl.tokenizers import (
@@ -58,19 +58,6 @@ def odt(config: ModelConfig, observation_space: Space, action_space: Space) -> S
     Gaussian, the entropy of which is kept from falling below −dim(A). Choices, whose entropy is never below 0, need no such bound."""
     fields = [*conditions(config, observation_space), *entropy_bounded(config, action_fields(config, action_space))]
     return causal(config, fields, action_heads(config, action_space))
-
-
-def reinformer(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
-    """Reinformer [Zhuang et al. 2024, arXiv:2405.08740]: (observation, return-to-go, action), where the return is predicted from what came before it, by
-    expectile regression, as the highest that the data show from there; acting is given what the model predicts, and nobody asks it for a return.
-
-    The action's head is that of `odt`, as published."""
-    asked = Field("return", Continuous(1, "scale", scale=config.return_scale), loss_weight=1.0, chosen=True)
-    action = entropy_bounded(config, action_fields(config, action_space))
-    assert config.expectile is not None
-    heads = {"return": ExpectilePoint(config.width, 1, config.expectile)}
-    fields = [*observed_fields(config, observation_space), asked, *action]
-    return causal(config, fields, heads | action_heads(config, action_space))
 
 
 def mgdt(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
@@ -161,7 +148,6 @@ def pointwise(config: ModelConfig, seen: Sequence[Field], action_space: Space) -
 PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {
     "dt": dt,
     "odt": odt,
-    "reinformer": reinformer,
     "mgdt": mgdt,
     "dt_discrete": dt_discrete,
     "vq_dt": vq_dt,
@@ -170,12 +156,8 @@ PRESETS: dict[str, Callable[[ModelConfig, Space, Space], SequenceModel]] = {
     "filtered_bc": bc,
     "rvs": rvs,
 }
-WHOLE_ACTIONS = ("dt", "odt", "reinformer", "mgdt")
+WHOLE_ACTIONS = ("dt", "odt", "mgdt")
 """Presets with one token for the whole action, which may be kept out of the context."""
-ENTROPY_BOUNDED = ("odt", "reinformer")
-"""Presets whose action is a squashed Gaussian by default."""
-EXPECTILE = 0.99
-"""τ of `reinformer` by default, as published."""
 RETURN_BINS = 120
 """Return tokens of `mgdt` by default, as published for returns from −20 to 100."""
 BINS = {"dt_discrete": (256, "uniform"), "vq_dt": (16, "codes"), "tt": (100, "quantile")}
@@ -184,14 +166,16 @@ layers, and those that served the Trajectory Transformer best."""
 
 
 def build(config: ModelConfig, observation_space: Space, action_space: Space) -> SequenceModel:
-    """The network that a resolved configuration describes, with weights drawn from torch's generator and tokenizers not yet fitted."""
+    """The network that a resolved configuration describes, with weights drawn from torch's generator and tokenizers not yet fitted.
+
+    Raises InputError for a preset that is unknown, such as that of an older version's policy."""
+    check_preset(config.preset)
     return PRESETS[config.preset](config, observation_space, action_space)
 
 
 def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     """The configuration with every default that depends on the data filled in, so that it describes one network and can be saved."""
-    if config.preset not in PRESETS:
-        raise InputError(f"preset {config.preset!r} is unknown; {did_you_mean(config.preset, list(PRESETS))}")
+    check_preset(config.preset)
     bins, binning = BINS.get(config.preset, (None, None))
     if config.draft_head and config.preset != "dt_discrete":
         raise InputError(
@@ -208,7 +192,7 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     )
     if (config.binning == "codes") != (binning == "codes") and config.binning is not None:
         raise InputError(f"binning {config.binning} does not go with preset {config.preset}; leave it out.")
-    continuous = "tanh_gaussian" if config.preset in ENTROPY_BOUNDED else "deterministic"
+    continuous = "tanh_gaussian" if config.preset == "odt" else "deterministic"
     head = config.head if config.head != "auto" else ("categorical" if discrete else continuous)
     if discrete != (head == "categorical"):
         of = f"preset {config.preset}" if bins else f"the action space {trajectories.action_space}"
@@ -227,7 +211,6 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
         config,
         head=head,
         bins=config.bins or (None if config.action_tokenizer else bins),
-        expectile=config.expectile or (EXPECTILE if config.preset == "reinformer" else None),
         return_bins=config.return_bins or (RETURN_BINS if config.preset == "mgdt" else None),
         binning=config.binning or (None if config.action_tokenizer else binning),
         attention=config.attention or ("banded" if config.preset == "tt" else "window"),
@@ -239,13 +222,18 @@ def resolve(config: ModelConfig, trajectories: Trajectories) -> ModelConfig:
     )
 
 
+def check_preset(preset: str) -> None:
+    """Raise InputError for a preset that is not in the table."""
+    if preset not in PRESETS:
+        raise InputError(f"preset {preset!r} is unknown; {did_you_mean(preset, list(PRESETS))}")
+
+
 def check_preset_options(config: ModelConfig) -> None:
     """Raise InputError for an option that is of another preset than the configured one."""
-    for name, owner in (("expectile", "reinformer"), ("return_bins", "mgdt")):
-        if getattr(config, name) is not None and config.preset != owner:
-            raise InputError(
-                f"{name} is of preset {owner}, and {config.preset} does not predict returns so; leave it out."
-            )
+    if config.return_bins is not None and config.preset != "mgdt":
+        raise InputError(
+            f"return_bins is of preset mgdt, and {config.preset} does not predict returns so; leave it out."
+        )
     if not config.action_context and config.preset not in WHOLE_ACTIONS:
         raise InputError(
             f"action_context is of presets with one token an action ({', '.join(WHOLE_ACTIONS)}), and {config.preset} is none; leave it out."

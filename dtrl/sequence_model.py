@@ -41,7 +41,7 @@ class Field:
     """Whether the tokens after it may not see what it says, as the values of a Trajectory Transformer: it is predicted, and in context there is a learned
     vector in its place [Janner et al. 2021, §3, hides it by the attention mask]."""
     chosen: bool = False
-    """Whether acting lets the model choose it and go on from what it chose, although it is no action: a return that the model asks of itself."""
+    """Whether acting lets the model choose it and go on from what it chose, although it is no action: the id of a return that the model asks of itself."""
     least_entropy: float | None = None
     """Nats below which the mean entropy of its token's distribution is not to fall; a multiplier in the loss sees to it. None for no bound."""
     at_once: bool = False

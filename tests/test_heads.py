@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.integrate import quad
-from scipy.stats import expectile, norm
+from scipy.stats import norm
 from torch.distributions import Normal
 
-from dtrl.heads import HEADS, LOG_STD_RANGE, Expectile, ExpectilePoint, PointMass, TanhNormal
+from dtrl.heads import HEADS, LOG_STD_RANGE, PointMass, TanhNormal
 
 B, K, D, A = 3, 4, 16, 5
 
@@ -204,39 +204,6 @@ def test_entropies_add_up_over_the_dimensions_and_follow_the_deviation():
     step = 1e-6
     higher, lower = (TanhNormal(mean, deviation.detach() + d).entropy() for d in (step, -step))
     assert slope.sum().item() == pytest.approx((higher - lower).item() / (2 * step), rel=1e-6)
-
-
-# The expectile
-
-
-@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
-def test_the_best_constant_is_the_expectile_of_scipy(level):
-    data = np.random.default_rng(0).exponential(size=500)
-    location = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([location], max_iter=100, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
-
-    def loss():
-        optimizer.zero_grad()
-        value = -Expectile(location.expand(500, 1), level).log_prob(torch.from_numpy(data)[:, None]).mean()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    assert location.item() == pytest.approx(expectile(data, level), rel=1e-6)
-
-
-def test_half_an_expectile_is_half_the_squared_error_and_its_mode_is_its_point():
-    torch.manual_seed(0)
-    head = ExpectilePoint(D, A, 0.5).double()
-    distribution, value = head(hidden()), torch.randn(B, K, 1, A, dtype=torch.float64)
-    torch.testing.assert_close(distribution.log_prob(value), PointMass(distribution.mode).log_prob(value) / 2)
-    assert torch.equal(distribution.mode, head.point(hidden()))
-
-
-def test_what_lies_above_an_expectile_weighs_more_than_what_lies_below():
-    at = Expectile(torch.zeros(1), 0.99)
-    assert (-at.log_prob(torch.tensor([2.0]))).item() == pytest.approx(0.99 * 4)
-    assert (-at.log_prob(torch.tensor([-2.0]))).item() == pytest.approx(0.01 * 4)
 
 
 # Categorical

@@ -201,7 +201,6 @@ def test_actions_reach_the_bounds_of_the_space_or_else_of_the_data(random_trajec
     [
         ("dt", ["return", "observation", "action"]),
         ("odt", ["return", "observation", "action"]),
-        ("reinformer", ["observation", "return", "action"]),
         ("mgdt", ["observation", "return", "action"]),
     ],
 )
@@ -213,13 +212,12 @@ def test_who_chooses_the_return_itself_has_seen_the_observation(random_trajector
     assert chosen["action"] == (False, 1.0)
 
 
-@pytest.mark.parametrize("preset", ["odt", "reinformer"])
-def test_a_squashed_gaussian_keeps_the_entropy_of_its_dimensions(random_trajectories, preset):
-    config, model = made(random_trajectories([9, 7]), preset=preset)
+def test_a_squashed_gaussian_keeps_the_entropy_of_its_dimensions(random_trajectories):
+    config, model = made(random_trajectories([9, 7]), preset="odt")
     assert config.head == "tanh_gaussian"
     assert {f.name: f.least_entropy for f in model.fields if f.least_entropy is not None} == {"action": -2.0}
     assert model.bounded == ["action"]
-    ids = made(random_trajectories([9, 7], *SPACES["ids"]), preset=preset)[1]
+    ids = made(random_trajectories([9, 7], *SPACES["ids"]), preset="odt")[1]
     assert (ids.bounded, len(ids.log_multipliers)) == ([], 0)
 
 
@@ -254,7 +252,7 @@ def test_filtered_cloning_learns_from_the_best_episodes(random_trajectories):
     ("preset", "suggestion"),
     [
         ("filtered-bc", "did you mean 'filtered_bc'"),
-        ("zzz", "known: dt, odt, reinformer, mgdt, dt_discrete, vq_dt, tt, bc, filtered_bc, rvs"),
+        ("zzz", "known: dt, odt, mgdt, dt_discrete, vq_dt, tt, bc, filtered_bc, rvs"),
     ],
 )
 def test_an_unknown_preset_names_the_nearest(random_trajectories, preset, suggestion):
@@ -286,8 +284,7 @@ def test_an_action_outside_its_discrete_space_is_refused_before_training(random_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"expectile": 0.9}, "expectile is of preset reinformer, and dt does not predict returns so; leave it out"),
-        ({"return_bins": 9, "preset": "reinformer"}, "return_bins is of preset mgdt, and reinformer does not"),
+        ({"return_bins": 9, "preset": "odt"}, "return_bins is of preset mgdt, and odt does not predict returns so; leave it out"),
         ({"action_context": False, "preset": "tt"}, "action_context is of presets with one token an action .*, and tt is none"),
         ({"head": "deterministic", "preset": "odt"}, "head deterministic has no entropy for preset odt to keep; .* take preset dt"),
     ],

@@ -21,15 +21,13 @@ def ask(
     config: DecodingConfig,
     generators: Sequence[np.random.Generator],
 ) -> dict[str, Tensor]:
-    """The token (B, 1) or (B, 1, 1) of a return, from its distribution of batch shape (B, 1), by field; `generators` has one for each row.
+    """The id (B, 1) of a return, from its distribution over V ids, of batch shape (B, 1), by field; `generators` has one for each row.
 
-    A distribution over ids is tilted first, by `return_tilt`. Then the return is chosen like everything else: its mode when greedy, else a sample."""
+    The distribution is tilted first, by `return_tilt`. Then the return is chosen like everything else: its mode when greedy, else a sample."""
     ((name, distribution),) = distributions.items()
-    if isinstance(distribution, Categorical):
-        distribution = tilted(
-            distribution, numbers_of(model.by_name[name].tokenizer, distribution.logits), config.return_tilt
-        )
-    return {name: token_of(distribution, config, generators)}
+    assert isinstance(distribution, Categorical)
+    returns = numbers_of(model.by_name[name].tokenizer, distribution.logits)
+    return {name: token_of(tilted(distribution, returns, config.return_tilt), config, generators)}
 
 
 def tilted(distribution: Categorical, returns: Tensor, tilt: float) -> Categorical:

@@ -52,7 +52,7 @@ class ExportedPolicy(Actor):
             document["target_return"] if target_return is None else target_return,
         )
         self.document, self.arrays = dict(document), dict(arrays)
-        self.config = ModelConfig(**document["model"])
+        self.config = ModelConfig.saved(document["model"])
         self.updates, self.engine_name, self.rows = document["updates"], document["engine"], document["rows"]
         self.context, self.context_length = document["context"], document["context_length"]
         model = document["network"]

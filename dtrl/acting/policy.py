@@ -94,9 +94,7 @@ class Policy(Actor):
             )
         if self.decoding.clip_return and not self.told_return:
             raise no_return_to_clip(config.preset)
-        if not any(
-            decision.asks and model.by_name[decision.names[0]].tokenizer.vocab_size for decision in self.decisions
-        ):
+        if not any(decision.asks for decision in self.decisions):
             self.decoding.refuse_tilt(config.preset)
         self._anchor = next(model.parameters())
         self.check_decoding()
@@ -405,7 +403,7 @@ class Policy(Actor):
         """The policy in a file made by `save`; keyword arguments are those of `Policy`. Nothing else is needed: no dataset, no environment."""
         tensors, document = load_artefact(Path(path))
         try:
-            config = ModelConfig(**{"goal": "", **document["model"]})  # older policies have no goal
+            config = ModelConfig.saved(document["model"])
             summary = DataSummary.from_json(document["data"])
             observation_space, action_space = (
                 space_from_json(document["observation_space"]),

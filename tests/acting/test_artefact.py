@@ -238,6 +238,25 @@ def test_a_document_that_makes_no_sense_is_refused_in_one_sentence(file, tamperi
         load_policy(rewritten(file, TAMPERINGS[tampering]))
 
 
+@pytest.mark.parametrize("preset", ["dt", "odt"])
+def test_a_policy_of_a_version_that_had_the_option_expectile_acts_as_before(
+    random_trajectories, untrained_policy, tmp_path, preset
+):
+    policy = untrained_policy(random_trajectories([7, 5]), preset=preset)
+    policy.save(tmp_path / "policy")
+    old = load_policy(rewritten(tmp_path / "policy", lambda d: d["model"].update(expectile=None)))
+    assert old.config == policy.config
+    observation = np.arange(3, dtype=np.float32)
+    np.testing.assert_array_equal(old.predict(observation)[0], policy.predict(observation)[0])
+
+
+def test_a_policy_of_the_dropped_preset_reinformer_is_refused_by_name(file):
+    old = rewritten(file, lambda d: d["model"].update(preset="reinformer", expectile=0.99))
+    says = rf"^{file} [^\n]*\(preset 'reinformer' is unknown; known: dt, odt, mgdt, [^\n]*\); use the dtrl that wrote it \({dtrl.__version__}\)\.$"
+    with pytest.raises(InputError, match=says):
+        load_policy(old)
+
+
 def test_a_place_that_cannot_be_written_is_refused_and_what_was_there_stays(policy, file):
     before = file.read_bytes()
     with pytest.raises(InputError, match=r"policy\.safetensors/below[^\n]* cannot be written"):

@@ -21,7 +21,6 @@ ACTIONS = {
     "both": spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.MultiDiscrete([2, 3])}),
 }
 GOALS = spaces.Dict({"desired_goal": spaces.Box(-1, 1, (2,)), "observation": VECTOR})
-ASKING = ("reinformer", "mgdt")
 LENGTHS = (9, 2, 12, 7)
 
 
@@ -63,7 +62,7 @@ def composite(random_trajectories, observation_space, action_space):
 
 @pytest.mark.parametrize("kind", ACTIONS)
 @pytest.mark.parametrize("attention", ["window", "banded", "full"])
-@pytest.mark.parametrize("preset", ["odt", *ASKING])
+@pytest.mark.parametrize("preset", ["odt", "mgdt"])
 def test_acting_is_teacher_forcing(random_trajectories, untrained_policy, preset, attention, kind):
     episodes = composite(random_trajectories, GOALS, ACTIONS[kind])
     for action_context in (True, False):
@@ -72,36 +71,30 @@ def test_acting_is_teacher_forcing(random_trajectories, untrained_policy, preset
             assert policy.variant(context=context).replay(episodes) <= 1e-4
 
 
-@pytest.mark.parametrize("preset", ASKING)
 @pytest.mark.parametrize("trajectory", [{"discount": 0.9}, {"delayed": True}], ids=["discounted", "delayed"])
-def test_acting_is_teacher_forcing_for_other_returns_too(data, untrained_policy, preset, trajectory):
+def test_acting_is_teacher_forcing_for_other_returns_too(data, untrained_policy, trajectory):
     episodes = dataclasses.replace(data, **trajectory)
-    assert untrained_policy(episodes, preset=preset).replay(episodes) <= 1e-4
+    assert untrained_policy(episodes, preset="mgdt").replay(episodes) <= 1e-4
 
 
-@pytest.mark.parametrize("preset", ASKING)
-def test_replay_would_notice_another_return(data, untrained_policy, preset, monkeypatch):
-    policy = untrained_policy(data, preset=preset)
+def test_replay_would_notice_another_return(data, untrained_policy, monkeypatch):
+    policy = untrained_policy(data, preset="mgdt")
     encode = type(policy).tokens_of
     monkeypatch.setattr(type(policy), "tokens_of", lambda self, actions, returns: encode(self, actions, returns + 3))
     assert policy.replay(data) > 1e-3
 
 
-@pytest.mark.parametrize("preset", ASKING)
-def test_an_action_depends_on_the_return_that_the_model_predicts(data, untrained_policy, preset):
-    policy = untrained_policy(data, preset=preset)
+def test_an_action_depends_on_the_return_that_the_model_predicts(data, untrained_policy):
+    policy = untrained_policy(data, preset="mgdt")
     observation = data.observations[:1]
     before, _ = policy.predict(observation)
     with torch.no_grad():
-        head = policy.model.head_of["return"]
-        bias = head.point.bias if preset == "reinformer" else head.bias
-        bias.view(-1)[-1] += 50  # the return is now another one
+        policy.model.head_of["return"].bias.view(-1)[-1] += 50  # the return is now another one
     assert np.abs(policy.predict(observation)[0] - before).max() > 1e-3
 
 
-@pytest.mark.parametrize("preset", ASKING)
-def test_the_asked_return_is_the_one_that_is_fed(data, untrained_policy, preset, monkeypatch):
-    policy = untrained_policy(data, preset=preset)
+def test_the_asked_return_is_the_one_that_is_fed(data, untrained_policy, monkeypatch):
+    policy = untrained_policy(data, preset="mgdt")
     fed = []
     embed = policy.model.embed_ids
     monkeypatch.setattr(
@@ -114,14 +107,11 @@ def test_the_asked_return_is_the_one_that_is_fed(data, untrained_policy, preset,
     state = policy.initial_state(1)
     policy.advance(state, np.ones(1, bool))
     distribution = policy.distributions(state, {"": data.observations[:1]}, np.ones(1, bool))["return"]
-    expected = distribution.mode
-    if preset == "mgdt":
-        expected = tilted(distribution, returns_of(policy.model), 10.0).mode
-    torch.testing.assert_close(fed[0][1], expected)
+    assert torch.equal(fed[0][1], tilted(distribution, returns_of(policy.model), 10.0).mode)
 
 
 def test_nobody_asks_such_a_policy_for_a_return(data, untrained_policy):
-    policy = untrained_policy(data, preset="reinformer")
+    policy = untrained_policy(data, preset="mgdt")
     actions = [policy.predict(data.observations[:1], policy.initial_state(1, target))[0] for target in (-100.0, 100.0)]
     np.testing.assert_array_equal(*actions)
 
@@ -185,54 +175,49 @@ def test_sampling_draws_the_return_by_each_rows_own_generator(data, untrained_po
 
 
 def test_such_a_policy_is_saved_and_loaded_whole(data, untrained_policy, tmp_path):
-    for preset in ASKING:
-        policy = untrained_policy(data, preset=preset)
-        policy.save(tmp_path / preset)
-        again = Policy.load(tmp_path / preset)
-        np.testing.assert_array_equal(policy.predict(data.observations[:5])[0], again.predict(data.observations[:5])[0])
+    policy = untrained_policy(data, preset="mgdt")
+    policy.save(tmp_path / "policy")
+    again = Policy.load(tmp_path / "policy")
+    np.testing.assert_array_equal(policy.predict(data.observations[:5])[0], again.predict(data.observations[:5])[0])
 
 
-@pytest.mark.parametrize("preset", ASKING)
-def test_masks_are_about_the_action_and_not_about_the_return(random_trajectories, untrained_policy, preset):
+def test_masks_are_about_the_action_and_not_about_the_return(random_trajectories, untrained_policy):
     episodes = random_trajectories(LENGTHS, VECTOR, spaces.Discrete(4))
-    policy = untrained_policy(episodes, preset=preset)
+    policy = untrained_policy(episodes, preset="mgdt")
     for only in range(4):
         mask = np.arange(4)[None] == only
         assert policy.predict(episodes.observations[:1], action_masks=mask)[0] == only
 
 
-def test_cuts_are_about_ids_and_not_about_a_predicted_return(random_trajectories, untrained_policy):
+def test_a_cut_to_one_id_leaves_the_best_return_and_the_best_action(random_trajectories, untrained_policy):
     episodes = random_trajectories(LENGTHS, VECTOR, spaces.Discrete(4))
-    greedy = untrained_policy(episodes, preset="reinformer")
+    greedy = untrained_policy(episodes, preset="mgdt")
     cut = greedy.variant(decoding=DecodingConfig(strategy="sample", top_k=1))
     seen = episodes.observations[:20]
     np.testing.assert_array_equal(cut.predict(seen, deterministic=False)[0], greedy.predict(seen)[0])
 
 
-@pytest.mark.parametrize("preset", ASKING)
 @pytest.mark.parametrize("decoding", [{"strategy": "beam"}, {"repetition_penalty": 2.0}])
-def test_a_search_over_the_actions_tokens_is_refused(random_trajectories, untrained_policy, preset, decoding):
+def test_a_search_over_the_actions_tokens_is_refused(random_trajectories, untrained_policy, decoding):
     episodes = random_trajectories(LENGTHS, VECTOR, spaces.Discrete(4))
-    with pytest.raises(InputError, match=f"preset {preset} chooses a return first; use greedy or sample"):
-        untrained_policy(episodes, preset=preset, acting={"decoding": DecodingConfig(**decoding)})
+    with pytest.raises(InputError, match="preset mgdt chooses a return first; use greedy or sample"):
+        untrained_policy(episodes, preset="mgdt", acting={"decoding": DecodingConfig(**decoding)})
 
 
-@pytest.mark.parametrize("preset", ASKING)
-def test_guidance_is_refused_where_nobody_asks_for_a_return(data, untrained_policy, preset):
-    with pytest.raises(InputError, match=f"preset {preset} is told none"):
-        untrained_policy(data, preset=preset, acting={"decoding": DecodingConfig(guidance=2.0)})
+def test_guidance_is_refused_where_nobody_asks_for_a_return(data, untrained_policy):
+    with pytest.raises(InputError, match="preset mgdt is told none"):
+        untrained_policy(data, preset="mgdt", acting={"decoding": DecodingConfig(guidance=2.0)})
 
 
-@pytest.mark.parametrize("preset", ["dt", "reinformer"])
+@pytest.mark.parametrize("preset", ["dt", "odt"])
 def test_a_tilt_is_refused_where_no_return_is_drawn(data, untrained_policy, preset):
     with pytest.raises(InputError, match=f"return_tilt goes with policies of preset mgdt, .* and {preset} draws none"):
         untrained_policy(data, preset=preset, acting={"decoding": DecodingConfig(return_tilt=2.0)})
 
 
-@pytest.mark.parametrize("preset", ASKING)
-def test_engines_refuse_what_takes_two_passes_a_step(data, untrained_policy, preset):
-    with pytest.raises(InputError, match=f"of preset {preset}, does not; use engine eager"):
-        ExportedPolicy.of(untrained_policy(data, preset=preset), "numpy")
+def test_engines_refuse_what_takes_two_passes_a_step(data, untrained_policy):
+    with pytest.raises(InputError, match="of preset mgdt, does not; use engine eager"):
+        ExportedPolicy.of(untrained_policy(data, preset="mgdt"), "numpy")
 
 
 @pytest.mark.slow

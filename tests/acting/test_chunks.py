@@ -36,7 +36,6 @@ ASKED = {
     "dt": {},
     "gaussian": {"head": "gaussian"},
     "odt": {"preset": "odt"},
-    "reinformer": {"preset": "reinformer"},
     "mgdt": {"preset": "mgdt"},
     "no actions in context": {"action_context": False},
     "uniform": {"preset": "dt_discrete", "bins": 8},

@@ -294,6 +294,14 @@ def test_a_saved_export_is_what_was_exported(pair_of, tmp_path):
     assert dtrl.load_policy(tmp_path / "policy.safetensors", engine="numpy", target_return=4.0).target_return == 4.0
 
 
+def test_an_export_of_a_version_that_had_the_option_expectile_acts_as_before(pair_of):
+    _, exported = pair_of("from four")
+    document = {**exported.document, "model": {**exported.document["model"], "expectile": None}}
+    old = ExportedPolicy(document, exported.arrays, target_return=exported.target_return)
+    assert old.config == exported.config
+    assert largest_difference(exported, old) == 0
+
+
 def test_masks_are_obeyed(pair_of):
     _, exported = pair_of("from four")
     observation = np.zeros((2, 3), np.float32)

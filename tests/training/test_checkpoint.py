@@ -20,8 +20,8 @@ import torch
 from gymnasium import spaces
 
 import dtrl
-from dtrl.acting.artefact import parameters_sha256
-from dtrl.acting.runs import checkpoints, newest_checkpoint, sha256, verify
+from dtrl.acting.artefact import load_artefact, parameters_sha256, save_artefact
+from dtrl.acting.runs import MANIFEST, POLICY_FILE, checkpoints, newest_checkpoint, sha256, verify, write_manifest
 from dtrl.errors import InputError
 from dtrl.files import held
 from dtrl.training import checkpoint
@@ -429,6 +429,19 @@ def test_a_finished_run_that_is_resumed_logs_nothing_more(tmp_path):
     assert go(5)[0] != before[0]
     assert ("end", False) in seen
     assert (tmp_path / "result.json").exists()
+
+
+def test_a_run_of_a_version_that_had_the_option_expectile_goes_on(straight, finished):
+    logdir = finished(2 * EVERY)
+    folder = newest_checkpoint(logdir)
+    tensors, document = load_artefact(folder / POLICY_FILE)
+    del document["format"]
+    document["model"]["expectile"] = None
+    save_artefact(folder / POLICY_FILE, tensors, document)
+    (folder / MANIFEST).unlink()
+    write_manifest(folder)
+    train(logdir, resume=True)
+    assert fingerprint_of(logdir) == fingerprint_of(straight)
 
 
 def test_a_resume_verifies_its_checkpoint_once_and_reads_the_policy_once(tmp_path, monkeypatch):

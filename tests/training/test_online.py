@@ -294,7 +294,7 @@ def test_a_run_is_resumed_as_what_it_was_begun_and_from_the_policy_that_it_was_b
     [
         ("dt", "deterministic", "has a deterministic head, which explores nothing; train one by --preset odt"),
         ("bc", "gaussian", "preset bc is told no return"),
-        ("reinformer", "tanh_gaussian", "preset reinformer is told no return"),
+        ("mgdt", "gaussian", "preset mgdt is told no return"),
         ("tt", "auto", "preset tt is told no return"),
     ],
 )
