@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 
 Space = spaces.Space[Any]
@@ -18,6 +19,8 @@ Array = npt.NDArray[Any]
 SIMPLE = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Text)
 BYTE = 255
 """Largest value of a pixel."""
+LONGEST_TEXT = 2**16
+"""Characters of a text: far beyond what a model looks at in one step, and a space states its length without holding one."""
 NO_CHARACTER = 0
 """Id of the places of a text beyond its end; the characters of the space's charset follow, in its order."""
 
@@ -57,6 +60,11 @@ def check_space(space: Space, role: str, where: str) -> None:
         if not known or any("/" in key for key in keys_of(space)):
             raise InputError(
                 f"the {role} space of {where}{part} is {leaf.space if leaf.path else space}, which dtrl cannot tokenize: {advice(leaf.space)}"
+            )
+        if isinstance(leaf.space, spaces.Text) and leaf.space.max_length > LONGEST_TEXT:
+            raise InputError(
+                f"the {role} space of {where}{part} has texts of up to {leaf.space.max_length} characters, and each is a token; "
+                f"shorten them to {LONGEST_TEXT} or less."
             )
         if not np.prod(column_layout(leaf.space)[0]):
             raise InputError(f"the {role} space of {where}{part} is {leaf.space}, which has no entry; leave it out.")
@@ -229,7 +237,12 @@ def space_to_json(space: Space) -> str:
 
 
 def space_from_json(text: str) -> Space:
+    """The space that `space_to_json` wrote. Raises ValueError for any other text."""
     from minari.serialization import deserialize_space
 
-    space: Space = deserialize_space(text)
+    document = parse_json(text)
+    try:
+        space: Space = deserialize_space(document)
+    except Exception as error:  # what is wrong in a text may break any line of Minari's and Gymnasium's
+        raise ValueError(f"it holds no space that Gymnasium knows ({type(error).__name__}: {error})") from error
     return space

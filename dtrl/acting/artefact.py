@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 
@@ -71,7 +72,7 @@ def engine_of(path: Path) -> str | None:
     """The engine that a file was exported for; None where it holds a model to be run by PyTorch. Raises InputError where it is no artefact."""
     text = read(path, None)[1]
     try:
-        found = json.loads(text).get("engine")
+        found = parse_json(text).get("engine")
     except (ValueError, AttributeError):  # altered: whoever reads the file says so
         return None
     return None if found is None else str(found)
@@ -109,12 +110,28 @@ def checked(path: Path, found: str, expected: str, text: str) -> dict[str, Any]:
         raise InputError(
             f"{path} does not match the sha256 in its header: it was altered after it was written; restore it, or train again."
         )
-    document: dict[str, Any] = json.loads(text)
+    try:
+        document = parse_json(text)
+    except ValueError as error:
+        raise InputError(
+            f"{path} holds a description that is no JSON ({error}); restore the file, or train again."
+        ) from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} holds no description of what it is; restore the file, or train again.")
     if document.get("format") != FORMAT:
         raise InputError(
             f"{path} has format {document.get('format')}, and this dtrl reads format {FORMAT}; use the dtrl that wrote it ({document.get('dtrl')})."
         )
     return document
+
+
+def undescribed(path: Path, document: Mapping[str, Any], what: str, error: Exception) -> InputError:
+    """For a document that was written with its hash and yet makes no sense, which may show anywhere."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    version = str(document.get("dtrl"))[:40]
+    return InputError(
+        f"{path} does not describe a {what} this dtrl can build ({reason}); use the dtrl that wrote it ({version})."
+    )
 
 
 def digest(parts: Iterable[Part], text: str) -> str:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 import dtrl
-from dtrl.acting.artefact import load_artefact, save_artefact
+from dtrl.acting.artefact import load_artefact, save_artefact, undescribed
+from dtrl.acting.rebuilding import rebuild
 from dtrl.config import CriticConfig, DecodingConfig
 from dtrl.decoding import choose
 from dtrl.errors import InputError
@@ -85,18 +86,12 @@ class Critic(nn.Module):
         if "critic" not in document:
             raise InputError(f"{path} holds no critic; make one with `dtrl critic DATASET --output FILE`.")
         try:
-            critic = cls(
-                CriticConfig(**document["critic"]),
-                space_from_json(document["observation_space"]),
-                space_from_json(document["action_space"]),
-            )
-            critic.load_state_dict(tensors)
+            config = CriticConfig(**document["critic"])
+            seen, done = (space_from_json(document[f"{role}_space"]) for role in ("observation", "action"))
+            critic = rebuild(config, seen, done, tensors, lambda: cls(config, seen, done))
             critic.reward_scale = float(document["reward_scale"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{path} does not describe a critic this dtrl can build ({reason}); use the dtrl that wrote it ({document.get('dtrl')})."
-            ) from error
+        except Exception as error:
+            raise undescribed(path, document, "critic", error) from error
         return critic.eval()
 
 

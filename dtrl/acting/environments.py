@@ -3,12 +3,12 @@
 Minari stores an EnvSpec in each dataset: a JSON text with import paths in it. Gymnasium would import and call them. Here the text only chooses among
 what is registered already: its id must be known to Gymnasium, and its entry point must be the one registered under that id."""
 
-import json
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
+from dtrl.documents import parse_json
 from dtrl.errors import InputError, did_you_mean
 from dtrl.registration import registered
 from dtrl.spaces import SIMPLE, Space, same_space
@@ -52,7 +52,7 @@ def parse(env: str) -> dict[str, Any]:
     if not env.lstrip().startswith("{"):
         return {"id": env, "kwargs": {}}
     try:
-        spec = json.loads(env)
+        spec = parse_json(env)
         spec["kwargs"] = dict(spec.get("kwargs") or {})
         assert isinstance(spec["id"], str)
     except (ValueError, KeyError, TypeError, AssertionError) as error:

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 import dtrl
 from dtrl.acting.actor import Actor, no_return_to_clip
-from dtrl.acting.artefact import load_artefact, save_artefact
+from dtrl.acting.artefact import load_artefact, save_artefact, undescribed
 from dtrl.acting.asking import ask
 from dtrl.acting.chunks import check_chunks, next_actions, refuse_masks
 from dtrl.acting.context import CONTEXTS, Context, check_context
@@ -23,6 +23,7 @@ from dtrl.acting.critic import best_of, load_critic
 from dtrl.acting.decisions import Decision, Pick, decisions_of
 from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
+from dtrl.acting.rebuilding import rebuild
 from dtrl.acting.searching import check_search, search
 from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.stream import ModelStream
@@ -411,13 +412,16 @@ class Policy(Actor):
             )
             check_space(observation_space, "observation", str(path))
             check_space(action_space, "action", str(path))
-            model = build(config, observation_space, action_space)
-            model.load_state_dict(tensors)
+            model = rebuild(
+                config, observation_space, action_space, tensors, lambda: build(config, observation_space, action_space)
+            )
             updates, target_return = int(document["updates"]), float(document["target_return"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{path} does not describe a policy this dtrl can build ({reason}); use the dtrl that wrote it ({document.get('dtrl')})."
-            ) from error
+        except Exception as error:
+            raise undescribed(Path(path), document, "policy", error) from error
         acting.setdefault("target_return", target_return)
-        return cls(model, config, observation_space, action_space, summary, updates=updates, **acting)
+        try:
+            return cls(model, config, observation_space, action_space, summary, updates=updates, **acting)
+        except InputError:  # what was asked of the policy
+            raise
+        except Exception as error:
+            raise undescribed(Path(path), document, "policy", error) from error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtrl.acting.artefact import engine_of
 from dtrl.acting.engines import ENGINES
+from dtrl.documents import parse_json
 from dtrl.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def verify(folder: Path) -> None:
     remedy = "delete that folder to go back to the checkpoint before it, or train again."
     try:
         text = manifest.read_text()
-        files = json.loads(text)["files"]
+        files = parse_json(text)["files"]
         whole = manifest_text(files) == text
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dtrl.acting.faults import ON_ENV_ERROR, RETRIES
 from dtrl.config import DataConfig, DecodingConfig, ModelConfig, OnlineConfig, SourceConfig, TrainingConfig, plain_type
+from dtrl.documents import parse_toml
 from dtrl.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -144,12 +144,12 @@ def read_config(path: Path | None, *tables: str) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        document = tomllib.loads(path.read_text())
+        document = parse_toml(path.read_text())
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); give the path of a TOML file, such as RUN/config.toml."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not valid TOML: {error}.") from error
     document.pop("dataset", None)
     settings: dict[str, Any] = {}

@@ -1,13 +1,13 @@
 """Recipes as TOML files: finding them, and reading them into dataclasses."""
 
 import dataclasses
-import tomllib
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from dtrl.collect.recipes import Algorithm, Behaviour, Recipe, Reference, check_recipe
+from dtrl.documents import parse_toml
 from dtrl.errors import InputError, did_you_mean
 
 
@@ -35,12 +35,12 @@ def read_named_toml(
         )
     try:
         text = path.read_text(encoding="utf-8")
-        return path, text, tomllib.loads(text)
+        return path, text, parse_toml(text)
     except OSError as error:
         raise InputError(
             f"{kind} {path} cannot be read ({error.strerror}); the {kind}s of dtrl are {', '.join(shipped)}."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not a TOML file: {error}; correct it there.") from error
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from dtrl.acting.faults import FAULTS, EpisodeFault
 from dtrl.acting.timing import Timing
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 from dtrl.evaluation.calibration import Calibration
 from dtrl.evaluation.references import Reference
@@ -167,7 +168,7 @@ class Report:
     def from_json(path: str | os.PathLike[str]) -> "Report":
         """The report that `to_json` wrote. Derived numbers are computed again. Raises InputError for any other file."""
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
+            value = parse_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(
                 f"{path} cannot be read ({error.strerror}); give a file written by Report.to_json."

@@ -3,7 +3,6 @@
 Both are GPT-2 with its tokens embedded otherwise, and differ in names. transformers also adds row 0 of a position table to every token, after the
 embedding's LayerNorm: a constant, so it is part of that LayerNorm's bias here. The library itself is not needed and is never imported."""
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from dtrl.acting import Policy, make_environment
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 from dtrl.presets import build
 from dtrl.sequence_model import SequenceModel
@@ -142,7 +142,7 @@ def read(source: Source) -> tuple[Mapping[str, Tensor], Mapping[str, Any], str]:
             f"{folder} is not a folder; give one with config.json and model.safetensors (`hf download NAME --local-dir FOLDER` makes it)."
         )
     try:
-        settings = json.loads((folder / "config.json").read_text())
+        settings = parse_json((folder / "config.json").read_text())
         if not isinstance(settings, dict):
             raise ValueError(f"it holds a {type(settings).__name__}, not an object")
     except (OSError, ValueError) as error:

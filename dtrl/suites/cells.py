@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dtrl.acting.runs import checkpoints
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 from dtrl.evaluation.report import plain
 from dtrl.files import write_atomically
@@ -95,7 +96,7 @@ def read_cell(folder: Path) -> dict[str, Any] | None:
     """What cell.json says; None where there is none. Raises InputError for another file of that name."""
     path = folder / CELL_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
         assert {"settings", "data_sha256", "finished"} <= document.keys()
     except FileNotFoundError:
         return None

@@ -1,6 +1,5 @@
 """The files of a Minari dataset: metadata, spaces and episodes, read as data only."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leaves, space_from_json, unflatten
 from dtrl.trajectories.columns import Array
@@ -21,7 +21,7 @@ CACHED = 2**18
 def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     try:
-        metadata = json.loads(path.read_text())
+        metadata = parse_json(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); get the dataset again.") from error
     if not isinstance(metadata, dict):
