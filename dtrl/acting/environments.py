@@ -55,7 +55,8 @@ def parse(env: str) -> dict[str, Any]:
         spec = parse_json(env)
         spec["kwargs"] = dict(spec.get("kwargs") or {})
         assert isinstance(spec["id"], str)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        assert isinstance(spec.get("additional_wrappers"), list | tuple | None)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         raise InputError(
             "the environment that the data name is not an EnvSpec in JSON; give the environment's id with env."
         ) from error

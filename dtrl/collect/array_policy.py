@@ -12,7 +12,6 @@ episode, and it is stored without pickle: as the arrays of an .npz file whose na
 
 import io
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from dtrl.archives import anything, read_npz
 from dtrl.errors import InputError, did_you_mean
 
 Array = npt.NDArray[Any]
@@ -123,24 +123,9 @@ def choice(logits: Array, random: np.random.Generator, temperature: float) -> in
     return int(np.searchsorted(np.cumsum(weights), random.random() * weights.sum(), side="right"))
 
 
-def read_arrays(path: Path, what: str) -> dict[str, Array]:
-    """The arrays of an .npz file. InputError, naming the file, if there is none, if it is none, or if it holds pickled objects."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(archive)
-    except OSError as error:
-        raise InputError(
-            f"{what} {path} cannot be read ({error.strerror or error}); give the path of an .npz file."
-        ) from error
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{what} {path} is not an .npz file of plain arrays ({error}); nothing is unpickled."
-        ) from error
-
-
 def snapshots_of(path: Path) -> list[str]:
     """Names of the policies of an .npz file that holds several, in the order of their numbers: it2 before it10. Empty for one that holds one."""
-    return snapshot_names(read_arrays(path, "policy"))
+    return snapshot_names(read_npz(path, f"policy {path}", anything)[0])
 
 
 def snapshot_names(arrays: Mapping[str, Array]) -> list[str]:
@@ -154,7 +139,7 @@ def load_array_policy(path: Path, snapshot: str | None = None) -> ArrayPolicy:
     """The policy of an .npz file; `snapshot` chooses among several, whose arrays are named SNAPSHOT/W0 and so on.
 
     InputError, naming the file and the array, for what is missing, unknown, not finite or of a shape that does not fit."""
-    arrays = read_arrays(path, "policy")
+    arrays = read_npz(path, f"policy {path}", anything)[0]
     snapshots = snapshot_names(arrays)
     if snapshot is not None:
         if snapshot not in snapshots:

@@ -1,11 +1,9 @@
 """Policies of Stable-Baselines3 as plain arrays: from the parameters of a model, and from a saved .zip, of which nothing is unpickled.
 
 A saved model is a zip of `data` (JSON, in which whatever is no JSON stands as a pickle in base64 under ":serialized:"; never decoded here), and
-`policy.pth` (the parameters, read by torch with `weights_only`). Which policy it is follows from the names and shapes of the parameters."""
+`policy.pth` (the parameters; see `state_dicts`). Which policy it is follows from the names and shapes of the parameters."""
 
 import dataclasses
-import io
-import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -15,8 +13,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dtrl.collect.array_policy import ACTIVATIONS, Array, ArrayPolicy, check_shapes, number, read_arrays
-from dtrl.errors import InputError
+from dtrl.archives import anything, members_of, read_npz
+from dtrl.collect.array_policy import ACTIVATIONS, Array, ArrayPolicy, check_shapes, number
+from dtrl.documents import parse_json
+from dtrl.errors import InputError, reason_of
 
 READABLE = "the MlpPolicy of PPO, A2C, TRPO, DQN, QRDQN, SAC, TQC, TD3 and DDPG"
 FOREIGN = {
@@ -123,29 +123,30 @@ def load_zip(
     path: Path, observation_space: Any, action_space: Any, deterministic: bool, images: bool = True
 ) -> ArrayPolicy:
     """The policy of a model saved by Stable-Baselines3. InputError, naming the file, for what is no such file or no policy of READABLE."""
-    import torch
+    import torch  # which a policy of arrays does without
+
+    from dtrl.collect.state_dicts import read_state_dict
 
     where = f"policy {path}"
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            data = json.loads(archive.read("data")) if "data" in names else {}
+            members = members_of(archive, path.stat().st_size, where)
+            data = parse_json(archive.read("data")) if "data" in members else {}
             content = archive.read("policy.pth")
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(
             f"{where} cannot be read ({error.strerror or error}); give the path of a saved model."
         ) from error
-    except (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # zipfile and zlib raise many kinds
         raise InputError(
-            f"{where} is no model saved by Stable-Baselines3 ({error}); give one with data and policy.pth."
+            f"{where} is no model saved by Stable-Baselines3 ({reason_of(error)}); give one with data and policy.pth."
         ) from error
-    try:
-        parameters = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        arrays = {str(name): tensor.detach().numpy() for name, tensor in parameters.items()}
-    except Exception as error:  # torch has no exception of its own for this
-        raise InputError(
-            f"{where}: policy.pth holds more than parameters, or is damaged ({type(error).__name__}); nothing is unpickled."
-        ) from error
+    parameters = read_state_dict(content, f"{where}: policy.pth")
+    if odd := [name for name, tensor in parameters.items() if tensor.dtype not in (torch.float32, torch.float64)]:
+        raise InputError(f"{where}: {odd[0]} holds {parameters[odd[0]].dtype}; float32 or float64 is expected.")
+    arrays = {name: tensor.numpy() for name, tensor in parameters.items()}
     for name, value in arrays.items():
         number(value, f"{where}: {name}")
     if not isinstance(data, dict):
@@ -180,13 +181,13 @@ def with_statistics(policy: ArrayPolicy, path: Path) -> ArrayPolicy:
     where = f"statistics {path}"
     if path.suffix == ".json":
         try:
-            arrays = {str(k): np.asarray(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+            arrays = {str(k): np.asarray(v) for k, v in parse_json(path.read_text(encoding="utf-8")).items()}
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{where} cannot be read ({error}); give a JSON object of obs_mean and obs_var."
             ) from error
     elif path.suffix == ".npz":
-        arrays = read_arrays(path, "statistics")
+        arrays, _ = read_npz(path, where, anything)
     else:
         raise InputError(
             f"{where}: only .npz and .json are read, as nothing is unpickled; save obs_rms.mean and obs_rms.var as obs_mean and obs_var."

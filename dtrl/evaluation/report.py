@@ -15,7 +15,7 @@ import numpy as np
 from dtrl.acting.faults import FAULTS, EpisodeFault
 from dtrl.acting.timing import Timing
 from dtrl.documents import parse_json
-from dtrl.errors import InputError
+from dtrl.errors import InputError, reason_of
 from dtrl.evaluation.calibration import Calibration
 from dtrl.evaluation.references import Reference
 from dtrl.evaluation.statistics import Values, interquartile_mean, mean_ci95, normalized, rank_correlation
@@ -177,9 +177,9 @@ class Report:
             raise InputError(f"{path} is not JSON ({error}); give a file written by Report.to_json.") from error
         try:
             return _report(value)
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # what is wrong in another document may break any line of it
             raise InputError(
-                f"{path} is not an evaluation report ({error!r}); give a file written by Report.to_json."
+                f"{path} is not an evaluation report ({reason_of(error)}); give a file written by Report.to_json."
             ) from error
 
     def table(self) -> str:

@@ -19,7 +19,7 @@ from dtrl.acting import Policy, make_environment
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig
 from dtrl.documents import parse_json
-from dtrl.errors import InputError
+from dtrl.errors import InputError, reason_of
 from dtrl.presets import build
 from dtrl.sequence_model import SequenceModel
 from dtrl.spaces import Space
@@ -154,24 +154,17 @@ def read_weights(folder: Path) -> Mapping[str, Tensor]:
     """The tensors of model.safetensors, else of pytorch_model.bin, from which nothing but tensors is unpickled."""
     from safetensors.torch import load_file
 
+    from dtrl.collect.state_dicts import read_state_dict
+
     path = next((path for path in (folder / "model.safetensors", folder / "pytorch_model.bin") if path.is_file()), None)
     if path is None:
         raise InputError(f"{folder} holds neither model.safetensors nor pytorch_model.bin; get the model again.")
+    if path.suffix == ".bin":
+        return read_state_dict(path, str(path))
     try:
-        weights = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        return load_file(path)
     except Exception as error:  # what a damaged or foreign file raises depends on where it is damaged
-        raise InputError(
-            f"{path} cannot be read as tensors ({type(error).__name__}: {' '.join(str(error).split())[:150]}); get the model again."
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
-        raise InputError(
-            f"{path} is not a state dict: it holds more than tensors by name; save the model's state_dict() alone."
-        )
-    return weights
+        raise InputError(f"{path} cannot be read as tensors ({reason_of(error)}); get the model again.") from error
 
 
 def size(settings: Mapping[str, Any], key: str, name: str) -> int:

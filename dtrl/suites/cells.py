@@ -12,7 +12,7 @@ from typing import Any
 
 from dtrl.acting.runs import checkpoints
 from dtrl.documents import parse_json
-from dtrl.errors import InputError
+from dtrl.errors import InputError, reason_of
 from dtrl.evaluation.report import plain
 from dtrl.files import write_atomically
 from dtrl.suites.data import Prepared
@@ -97,14 +97,30 @@ def read_cell(folder: Path) -> dict[str, Any] | None:
     path = folder / CELL_FILE
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
-        assert {"settings", "data_sha256", "finished"} <= document.keys()
+        check_cell(document)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError, AssertionError) as error:
+    except Exception as error:  # what is wrong in a damaged document may break any line of the check
         raise InputError(
-            f"{path} is not what a suite writes ({error!r}); remove that folder, and run the suite again."
+            f"{path} is not what a suite writes ({reason_of(error)}); remove that folder, and run the suite again."
         ) from error
     return dict(document)
+
+
+def check_cell(document: Any) -> None:
+    """Raise an exception, of any kind, where cell.json lacks what is read of it."""
+    assert isinstance(document["settings"]["reference"], dict)
+    assert isinstance(document["data_sha256"], str)
+    assert isinstance(document["finished"], bool)
+    if not document["finished"]:
+        return
+    assert isinstance(document["seconds"], int | float)
+    for checkpoint in ("last", "best"):
+        found = document[checkpoint]
+        if checkpoint == "last" or found is not None:
+            [target] = found["report"]["targets"]
+            assert isinstance(target["mean"], int | float)
+            assert {"iqm", "ci95"} <= target.keys() and "update" in found
 
 
 def is_finished(cell: Cell) -> bool:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from dtrl.acting import Actor, Policy
 from dtrl.acting.environments import environment_id
 from dtrl.acting.runs import RESULT_FILE
 from dtrl.config import DecodingConfig, ModelConfig, TrainingConfig
-from dtrl.errors import InputError
+from dtrl.documents import parse_json
+from dtrl.errors import InputError, reason_of
 from dtrl.evaluation import Report, TargetResult, evaluate
 from dtrl.files import write_atomically
 from dtrl.suites.cells import BEST_FILE, CHOOSING_SEEDS, EVALUATIONS_FILE, FINAL_SEEDS, Cell, read_cell, write_cell
@@ -67,6 +69,16 @@ def run_training(cell: Cell) -> dict[str, Any]:
     }
 
 
+def read_means(path: Path) -> dict[int, float]:
+    """What evaluations.json says. Raises InputError for another file of that name."""
+    try:
+        return {int(update): float(mean) for update, mean in parse_json(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not what a suite writes ({reason_of(error)}); remove that folder, and run the suite again."
+        ) from error
+
+
 class Choosing:
     """Evaluates a policy while it trains, and keeps the best so far.
 
@@ -78,7 +90,7 @@ class Choosing:
         self.means: dict[int, float] = {}
         """Update → mean return of its episodes."""
         if self.path.is_file():
-            self.means = {int(update): float(mean) for update, mean in json.loads(self.path.read_text()).items()}
+            self.means = read_means(self.path)
 
     def __call__(self, event: Any) -> None:
         due = event.kind == "end" or (event.kind == "update" and event.update % self.cell.eval_every == 0)

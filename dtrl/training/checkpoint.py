@@ -15,7 +15,8 @@ import torch
 from dtrl.acting import Policy
 from dtrl.acting.runs import POLICY_FILE, checkpoints, update_of, verify, write_manifest
 from dtrl.config import TrainingConfig
-from dtrl.errors import InputError
+from dtrl.documents import parse_json
+from dtrl.errors import InputError, reason_of
 from dtrl.files import cannot_write, held, sync_folder
 from dtrl.training.experience import Experience
 from dtrl.training.group import Group
@@ -108,9 +109,9 @@ def load_checkpoint(
     from safetensors.torch import load_file
 
     run, stored = folder.parent.parent, Policy.load(folder / POLICY_FILE)
+    training = read_training(folder / TRAINING_FILE)
     same_data(policy, stored, run)
     refuse(run, "with another model", differences(asdict(policy.config), asdict(stored.config)))
-    training = json.loads((folder / TRAINING_FILE).read_text())
     online = training.get("online")
     if (online is None) != (experience is None):
         verbs = ("train", "finetune") if online is None else ("finetune", "train")
@@ -124,8 +125,26 @@ def load_checkpoint(
         experience.load(folder)
     policy.model.load_state_dict(stored.model.state_dict())
     policy.updates = stored.updates
-    load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))
+    try:
+        load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))
+    except Exception as error:  # safetensors has its own, and what is wrong in a file may break any line of torch's
+        raise InputError(
+            f"{folder / OPTIMIZER_FILE} is not of this run's optimiser ({reason_of(error)}); delete that folder to go back to the checkpoint before it."
+        ) from error
     warn_of_rounding(training, {"threads": torch.get_num_threads(), "processes": processes})
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """What training.json says. Raises InputError for another file of that name."""
+    try:
+        training = parse_json(path.read_text())
+        if not isinstance(training["training"], dict) or not isinstance(training.get("online"), dict | None):
+            raise ValueError("it does not hold the settings of a run")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is not what a run writes ({reason_of(error)}); delete that folder to go back to the checkpoint before it."
+        ) from error
+    return dict(training)
 
 
 def warn_of_rounding(training: Mapping[str, Any], now: Mapping[str, int]) -> None:
@@ -185,11 +204,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError where a tensor is of no parameter, or of another shape."""
     whole = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         number, name = key.split(".", 1)
+        if not 0 <= int(number) < len(parameters) or (value.dim() and value.shape != parameters[int(number)].shape):
+            raise ValueError(f"{key} of shape {tuple(value.shape)} is of no parameter")
         state.setdefault(int(number), {})[name] = value
+    if any(entries.keys() != next(iter(state.values())).keys() for entries in state.values()):
+        raise ValueError("its parameters have different entries")
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 from dtrl.files import replace
 from dtrl.pictures import encode_gif
@@ -210,8 +211,8 @@ def _keep_lines(path: Path, before: float) -> None:
 
 def _update_of(line: bytes) -> float:
     try:
-        return float(json.loads(line)["update"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
+        return float(parse_json(line)["update"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError, OverflowError):
         return math.inf
 
 
@@ -224,6 +225,9 @@ def _number_or_text(value: Any) -> float | str:
 def newest_scalars(logdir: Path) -> dict[str, float]:
     """What a run that has no update left had logged last; nothing where its log is gone."""
     with suppress(OSError):
-        entries = [json.loads(line) for line in (logdir / PROGRESS).read_text().splitlines()]
-        return next((entry for entry in reversed(entries) if "train/loss" in entry), {})
+        for line in reversed((logdir / PROGRESS).read_bytes().splitlines()):
+            with suppress(ValueError, AttributeError, TypeError):  # a line that was torn or altered
+                scalars = {str(name): float(value) for name, value in parse_json(line).items()}
+                if "train/loss" in scalars:
+                    return scalars
     return {}

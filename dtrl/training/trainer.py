@@ -18,6 +18,7 @@ from dtrl.acting.artefact import parameters_sha256
 from dtrl.acting.runs import CONFIG_FILE, RESULT_FILE, checkpoints
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig, split_options
+from dtrl.documents import parse_json
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
@@ -239,7 +240,7 @@ class Trainer:
         if self.policy.updates < self.config.updates:
             return False
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            result = json.loads((self.logdir / RESULT_FILE).read_text())
+            result = parse_json((self.logdir / RESULT_FILE).read_text())
             return bool(result.get("updates") == self.policy.updates)
         return False
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrl.documents import parse_json
 from dtrl.files import cannot_write, is_open_at, replace
 from dtrl.trajectories.columns import Array
 
@@ -44,7 +45,7 @@ def fingerprint(files: list[Path], root: Path) -> str:
     ]
     index = cache_folder() / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:32]}.json"
     try:
-        known = json.loads(index.read_text())
+        known = parse_json(index.read_text())
         if known["files"] == marks:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -65,17 +66,23 @@ def folder_of(key: str) -> Path:
     return cache_folder() / "trajectories" / f"v{LAYOUT_VERSION}-{key[:40]}"
 
 
-def find(key: str) -> dict[str, Array] | None:
-    """The columns cached under `key`, memory-mapped read-only; None when there are none, or not all of them."""
+def find(key: str, fits: Callable[[dict[str, Array]], bool]) -> dict[str, Array] | None:
+    """The columns cached under `key`, memory-mapped read-only; None when there are none, or not all of them, or not of the form that `fits`."""
     folder = folder_of(key)
     try:
-        names = json.loads((folder / "columns.json").read_text())
-        return {name: np.load(folder / file, mmap_mode="r") for name, file in names.items()}
-    except (OSError, ValueError, AttributeError):
+        names = parse_json((folder / "columns.json").read_text())
+        columns = {name: np.load(folder / Path(file).name, mmap_mode="r") for name, file in names.items()}
+    except Exception:  # what was damaged since may break any line of numpy's
         return None
+    arrays = all(isinstance(column, np.ndarray) for column in columns.values())
+    return columns if arrays and fits(columns) else None
 
 
-def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -> dict[str, Array]:
+def store(
+    key: str,
+    build: Callable[[Callable[..., Array]], dict[str, Array]],
+    fits: Callable[[dict[str, Array]], bool],
+) -> dict[str, Array]:
     """The columns that `build(allocate)` makes, written straight into the cache and memory-mapped from there.
 
     The folder gets its name only when it is whole, so that a process that is killed, or one that builds the same at the same moment, leaves
@@ -92,10 +99,16 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
         )
         return build(lambda name, shape, dtype: np.empty(shape, dtype))
 
+    numbers: dict[str, int] = {}
+
+    def number_of(name: str) -> int:
+        """A column's file is numbered: a name may be as a dataset's author likes, and be none for a file."""
+        return numbers.setdefault(name, len(numbers))
+
     def allocate(name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         if 0 in shape:  # an empty file cannot be mapped
             return np.empty(shape, dtype)
-        path = temporary / f"{name.replace('/', '.')}.npy"
+        path = temporary / f"{number_of(name)}.npy"
         column = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         reserve(path)
         return column
@@ -104,7 +117,7 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
         columns = build(allocate)
         names = {}
         for name, column in columns.items():
-            names[name] = f"{name.replace('/', '.')}.npy"
+            names[name] = f"{number_of(name)}.npy"
             if isinstance(column, np.memmap):
                 column.flush()
             else:
@@ -114,7 +127,7 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
         try:
             os.replace(temporary, folder)
         except OSError:  # another process was faster, or an old broken folder is in the way
-            if find(key) is None:
+            if find(key, fits) is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(temporary, folder)
     except OSError as error:
@@ -123,7 +136,7 @@ def store(key: str, build: Callable[[Callable[..., Array]], dict[str, Array]]) -
         shutil.rmtree(temporary, ignore_errors=True)
         if claimed is not None:
             os.close(claimed)
-    found = find(key)
+    found = find(key, fits)
     if found is None:
         raise OSError(f"the cache {folder} vanished while it was written")
     return found

@@ -20,6 +20,14 @@ def empty_columns(
     allocate: Any = lambda name, shape, dtype: np.empty(shape, dtype),
 ) -> dict[str, Array]:
     """Uninitialised columns for so many steps and episodes; `allocate(name, shape, dtype)` may put them in files."""
+    layout = column_layouts(steps, episodes, observation_space, action_space)
+    return {name: allocate(name, shape, dtype) for name, (shape, dtype) in layout.items()}
+
+
+def column_layouts(
+    steps: int, episodes: int, observation_space: Space, action_space: Space
+) -> dict[str, tuple[tuple[int, ...], type[np.generic]]]:
+    """Shape and dtype of each column."""
     layout: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {}
     for name, count, space in (
         ("observations", steps, observation_space),
@@ -29,12 +37,11 @@ def empty_columns(
         for leaf in leaves(space):
             shape, dtype = column_layout(leaf.space)
             layout[leaf.name(name)] = (count, *shape), dtype
-    layout |= {
+    return layout | {
         "rewards": ((steps,), np.float32),
         "terminations": ((steps,), np.bool_),
         "truncations": ((steps,), np.bool_),
     }
-    return {name: allocate(name, shape, dtype) for name, (shape, dtype) in layout.items()}
 
 
 def fill_episode(

@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from dtrl.archives import check_size
 from dtrl.documents import parse_json
-from dtrl.errors import InputError
+from dtrl.errors import InputError, reason_of
 from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leaves, space_from_json, unflatten
 from dtrl.trajectories.columns import Array
-from dtrl.trajectories.filling import empty_columns, fill_episode
+from dtrl.trajectories.filling import column_layouts, empty_columns, fill_episode, parts_of
 
+USUAL = 64
+"""Columns are at most so many times larger than the files of an honest dataset: Minari compresses images alone, as JPEG."""
 CACHED = 2**18
 """Bytes of a file's structure that HDF5 keeps. Episodes are read once each, so more is of no use; its own 32 MiB become 200 in memory."""
 
@@ -45,7 +49,7 @@ def read_spaces(metadata: dict[str, Any], name: str) -> tuple[Space, Space]:
             space = space_from_json(metadata[f"{role}_space"])
         except Exception as error:
             raise InputError(
-                f"the metadata of {name} do not state its {role} space in a form Gymnasium knows ({type(error).__name__}: {error}); record the "
+                f"the metadata of {name} do not state its {role} space in a form Gymnasium knows ({reason_of(error)}); record the "
                 "dataset again with a current Minari."
             ) from error
         check_space(space, role, name)
@@ -67,10 +71,12 @@ def read_columns(
         raise InputError(
             f"dataset {name} is empty ({max(episodes, 0)} episodes, {max(steps, 0)} steps); record it again, or choose another."
         )
+    with readable(folder, name):
+        check_claims(folder, metadata, observation_space, action_space, name)
     columns = empty_columns(steps, episodes, observation_space, action_space, allocate)
     starts = np.zeros(episodes, dtype=np.int64)
     row = 0
-    try:
+    with readable(folder, name):
         for i, episode in enumerate(read_episodes(folder, metadata, observation_space, action_space, name)):
             length = len(episode["rewards"])
             if row + length > steps:
@@ -79,19 +85,70 @@ def read_columns(
                 )
             starts[i] = row
             row += fill_episode(columns, i, row, episode, observation_space, action_space, name)
-    except InputError:
-        raise
-    except (
-        Exception
-    ) as error:  # damaged files make h5py and pyarrow raise many kinds, RuntimeError and MemoryError among them
-        raise InputError(
-            f"the data of {name} in {folder} cannot be read ({type(error).__name__}: {error}); get the dataset again."
-        ) from error
     if row != steps:
         raise InputError(
             f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again."
         )
     return {**columns, "episode_starts": starts}
+
+
+def are_columns_of(
+    columns: dict[str, Array], metadata: dict[str, Any], observation_space: Space, action_space: Space
+) -> bool:
+    """Whether columns have the names, shapes and types of those that `read_columns` makes, and their episodes cut all steps."""
+    steps, episodes = metadata["total_steps"], metadata["total_episodes"]
+    layout: dict[str, Any] = dict(column_layouts(steps, episodes, observation_space, action_space))
+    layout["episode_starts"] = (episodes,), np.int64
+    if columns.keys() != layout.keys() or any((columns[name].shape, columns[name].dtype) != (shape, dtype) for name, (shape, dtype) in layout.items()
+    ):
+        return False
+    edges = np.append(columns["episode_starts"], steps)
+    return bool(edges[0] == 0 and (np.diff(edges) >= 0).all())
+
+
+@contextmanager
+def readable(folder: Path, name: str) -> Iterator[None]:
+    """What h5py and pyarrow raise about damaged files, of many kinds, turned into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the data of {name} in {folder} cannot be read ({reason_of(error)}); get the dataset again."
+        ) from error
+
+
+def check_claims(
+    folder: Path, metadata: dict[str, Any], observation_space: Space, action_space: Space, name: str
+) -> None:
+    """Raise InputError where the columns would be far larger than the files, and the episodes do not need them so.
+
+    A few bytes of metadata can state any number of steps, and any shape. Where they state much, the episodes are read twice."""
+    steps, episodes = metadata["total_steps"], metadata["total_episodes"]
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if episodes > held:
+        raise InputError(
+            f"the metadata of {name} state {episodes} episodes, and its files hold {held} bytes; get the dataset again."
+        )
+    layout = column_layouts(steps, episodes, observation_space, action_space).values()
+    if sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in layout) <= USUAL * held:
+        return
+    found = 0
+    parts = {"observations": observation_space, "actions": action_space}
+    for i, episode in enumerate(read_episodes(folder, metadata, observation_space, action_space, name)):
+        found += len(episode["rewards"])
+        for role, space in parts.items():
+            for leaf, value in parts_of(episode[role], space, role, i, name):
+                shape, _ = column_layout(leaf.space)
+                if not isinstance(leaf.space, spaces.Text) and np.shape(value)[1:] != shape:
+                    raise InputError(
+                        f"{leaf.name(role)} of episode {i} of {name} have shape {np.shape(value)[1:]} a step, and the metadata state {shape}; get the dataset again."
+                    )
+    if found != steps:
+        raise InputError(
+            f"the metadata of {name} state {steps} steps, and its episodes hold {found}; get the dataset again."
+        )
 
 
 def read_episodes(
@@ -120,6 +177,7 @@ def read_hdf5(
     calls, with the types of a column kept from one episode to the next, open the rest in a third of the time of its dictionaries."""
     from h5py import File, h5d, h5s, h5t
 
+    held = path.stat().st_size
     types: dict[str, Any] = {}  # of each column in the file, as NumPy's, and as HDF5's of that
 
     with File(path, "r") as file:
@@ -137,11 +195,17 @@ def read_hdf5(
             if column not in types or not stored.equal(types[column][0]):
                 types[column] = stored, data.dtype, h5t.py_create(data.dtype)
             _, dtype, memory = types[column]
-            if dtype.kind not in "biuf" or math.prod(data.shape) > entries * (metadata["total_steps"] + 1):
+            if (
+                dtype.kind not in "biuf"
+                or data.shape is None
+                or math.prod(data.shape) > entries * (metadata["total_steps"] + 1)
+            ):
                 raise InputError(
                     f"{column} of episode {episode} of {name} hold {data.shape} of {dtype}, which is more than the metadata and the spaces "
                     "allow; get the dataset again."
                 )
+            bytes_held = min(data.get_storage_size(), held)
+            check_size(math.prod(data.shape) * dtype.itemsize, bytes_held, f"{column} of episode {episode} of {name}")
             values = np.empty(data.shape, dtype)
             data.read(h5s.ALL, h5s.ALL, values, memory)
             return values

@@ -76,11 +76,19 @@ def joined(parts: Sequence[Trajectories]) -> dict[str, Array]:
             columns[name] = np.concatenate(pieces, out=allocate(name, shape, column.dtype))
         return {**columns, "episode_starts": starts}
 
+    def fits(columns: dict[str, Array]) -> bool:
+        expected = {
+            name: ((sum(len(part.columns[name]) for part in parts), *column.shape[1:]), column.dtype)
+            for name, column in parts[0].columns.items()
+        }
+        found = {name: (np.shape(column), column.dtype) for name, column in columns.items() if name in expected}
+        return found == expected and np.array_equal(columns.get("episode_starts", ()), starts)
+
     marks = [[part.origin.fingerprint, part.num_episodes, part.num_steps] for part in parts]
     if any(part.origin.fingerprint is None for part in parts):
         return build(lambda name, shape, dtype: np.empty(shape, dtype))
     key = hashlib.sha256(f"mixture {json.dumps(marks)}".encode()).hexdigest()
-    return cache.find(key) or cache.store(key, build)
+    return cache.find(key, fits) or cache.store(key, build, fits)
 
 
 def common_origin(parts: Sequence[Trajectories], weights: Sequence[float] | None) -> Origin:

@@ -14,9 +14,9 @@ from dtrl.config import DataConfig, SourceConfig, texts
 from dtrl.errors import InputError, did_you_mean
 from dtrl.spaces import Space, is_image, leaves
 from dtrl.trajectories import cache
-from dtrl.trajectories.columns import Origin, Trajectories
+from dtrl.trajectories.columns import Array, Origin, Trajectories
 from dtrl.trajectories.formats import Columns, read_file
-from dtrl.trajectories.minari_files import read_columns, read_metadata, read_spaces
+from dtrl.trajectories.minari_files import are_columns_of, read_columns, read_metadata, read_spaces
 from dtrl.trajectories.mixture import check_weights, mix
 from dtrl.trajectories.selection import chosen
 
@@ -80,10 +80,14 @@ def load_minari(dataset: str, config: DataConfig) -> Trajectories:
     observation_space, action_space = read_spaces(metadata, name)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     key = cache.fingerprint(files, folder)
-    columns = cache.find(key)
+
+    def fits(columns: dict[str, Array]) -> bool:
+        return are_columns_of(columns, metadata, observation_space, action_space)
+
+    columns = cache.find(key, fits)
     if columns is None:
         columns = cache.store(
-            key, lambda allocate: read_columns(folder, metadata, observation_space, action_space, name, allocate)
+            key, lambda allocate: read_columns(folder, metadata, observation_space, action_space, name, allocate), fits
         )
     starts = columns.pop("episode_starts")
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")

@@ -209,7 +209,7 @@ def test_pickles_in_a_file_are_not_run(tmp_path):
     for content in (evil.getvalue(), payload):
         planted = replant(path, tmp_path / "pth.zip", policy_pth=content)
         with pytest.raises(
-            InputError, match=r"policy.pth holds more than parameters, or is damaged .*; nothing is unpickled"
+            InputError, match=r"policy.pth (names posix\S+ at byte .*Nothing was run|cannot be read as the tensors)"
         ):
             load_zip(planted, *spaces, deterministic=True)
     assert not mark.exists()

@@ -293,7 +293,7 @@ def test_pickled_weights_are_read_as_tensors_only(folder):
     (folder / "model.safetensors").unlink()
     assert torch.equal(dtrl_loop(imported(str(folder)), values["observation"], values["reward"]), expected)
     torch.save({"model": np.random.default_rng}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin cannot be read as tensors"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin names numpy.random\S+ at byte"):
         imported(folder)
     torch.save({"model": {"weight": torch.zeros(1)}}, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin is not a state dict"):

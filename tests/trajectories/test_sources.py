@@ -270,7 +270,7 @@ def test_renaming_a_file_changes_the_fingerprint(tmp_path):
     assert cache.fingerprint([tmp_path / "b"], tmp_path) != before
 
 
-@pytest.mark.parametrize("broken", ["columns.json", "rewards.npy"])
+@pytest.mark.parametrize("broken", ["columns.json", "0.npy"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_broken_cache_is_built_again(broken, damage):
     name = record()
@@ -535,7 +535,7 @@ WRONG_METADATA = {
     "steps in words": ({"total_steps": "many"}, "metadata.json states total_steps 'many', .* int"),
     "half an episode": ({"total_episodes": 1.5}, "metadata.json states total_episodes 1.5"),
     "steps not stated": ({"total_steps": None}, "metadata.json states total_steps None"),
-    "more steps than any disk holds": ({"total_steps": 10**17}, "cannot be written"),
+    "more steps than any disk holds": ({"total_steps": 10**17}, r"state 1\d+ steps, and its episodes hold 8"),
     "unknown format": ({"data_format": "zarr"}, "data of tests/made-v0 .*cannot be read .*zarr"),
     "no format": ({"data_format": None}, "data of tests/made-v0 .*cannot be read .*data_format"),
     "another shape": ({"action_space": serialize_space(spaces.Box(-1, 1, (3,)))}, r"actions of episode 0 .*\(3, 2\)"),

@@ -3,7 +3,6 @@
 Letters: N steps in all episodes together, E episodes. A reader makes a `Flat`; `to_trajectories` checks it and finds its spaces."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -265,18 +264,6 @@ def fits(values: Array, space: Space, role: str, where: str, env_id: str) -> Non
 def as_values(values: Array, space: Space) -> Array:
     """The column in the shape that the space has: (N,) ids, or (N, …) numbers."""
     return values.reshape(len(values), *(space.shape or ()))
-
-
-def check_memory(size: int, where: str) -> None:
-    """Refuse, before anything is read, a file whose values would not fit into this machine's memory: a few bytes can state any shape."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not a POSIX system
-        memory = 2**36
-    if size > memory:
-        raise InputError(
-            f"{where} states values of {size / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB; if it is right, cut it into parts."
-        )
 
 
 def stack_episodes(

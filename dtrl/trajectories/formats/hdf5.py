@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from dtrl.archives import check_size
 from dtrl.errors import InputError
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.formats.environment import Environment
-from dtrl.trajectories.formats.flat import ALIASES, Flat, check_memory, flags, from_fields, same_lengths, stack_episodes
+from dtrl.trajectories.formats.flat import ALIASES, Flat, flags, from_fields, same_lengths, stack_episodes
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -71,7 +72,7 @@ def read_d3rlpy_flat(file: Any, path: Path) -> Flat:
     terminations = ends & flags(fields["terminals"], "terminals", str(path))
     starts = np.append(0, last + 1)[:-1].astype(np.int64)
     return Flat(
-        fields["observations"], discrete(fields["actions"], file), fields["rewards"], terminations, ends & ~terminations, starts,
+        fields["observations"], discrete(fields["actions"], file, path), fields["rewards"], terminations, ends & ~terminations, starts,
         assumed={
             "columns": ", ".join(fields),
             "episodes": "ended by episode_terminals; terminated where terminals is set in the same row",
@@ -79,9 +80,9 @@ def read_d3rlpy_flat(file: Any, path: Path) -> Flat:
     )  # fmt: skip
 
 
-def discrete(actions: Array, file: Any) -> Array:
+def discrete(actions: Array, file: Any, path: Path) -> Array:
     """Whole numbers, where the file says that its actions are discrete."""
-    says = "discrete_action" in file and bool(file["discrete_action"][()])
+    says = "discrete_action" in file and bool(read(file, ("discrete_action",), path)["discrete_action"].all())
     return actions.astype(np.int64) if says and (actions == np.floor(actions)).all() else actions
 
 
@@ -95,7 +96,7 @@ def read_d3rlpy_episodes(file: Any, path: Path) -> Flat:
             raise InputError(f"{path} has {name} of several parts ({name}_0_0, …), which dtrl does not read.")
     episodes = []
     total = sum(file[f"{name}_{i}"].nbytes for i in range(count) for name in names if f"{name}_{i}" in file)
-    check_memory(total, str(path))
+    check_size(total, path.stat().st_size, str(path))
     for i in range(count):
         wanted = [f"{name}_{i}" for name in names]
         episodes.append(dict(zip(names, read(file, wanted, path).values(), strict=True)))
@@ -111,16 +112,25 @@ def read_d3rlpy_episodes(file: Any, path: Path) -> Flat:
     )  # fmt: skip
 
 
+def lies_elsewhere(data: Any) -> bool:
+    """Whether a dataset's values are those of other files."""
+    return bool(getattr(data, "external", None)) or bool(getattr(data, "is_virtual", False))
+
+
 def read(file: Any, names: "list[str] | tuple[str, ...]", path: Path) -> dict[str, Array]:
     """Datasets of numbers that lie in the file itself, by name."""
     import h5py
 
+    size = path.stat().st_size
     for name in names:
         if name not in file:
             raise InputError(f"{path} has no {name}; it holds {', '.join(list(file)[:12]) or 'nothing'}.")
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink) or getattr(file[name], "external", None):
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink) or lies_elsewhere(file[name]):
             raise InputError(f"{name} of {path} lies in another file; make it one file.")
         if not isinstance(file[name], h5py.Dataset) or file[name].dtype.kind not in "biuf":
             raise InputError(f"{name} of {path} is {file[name]}, where an array of numbers is expected.")
-    check_memory(sum(file[name].nbytes for name in names), str(path))
+        if file[name].shape is None:
+            raise InputError(f"{name} of {path} is empty, where an array of numbers is expected.")
+        check_size(file[name].nbytes, min(file[name].id.get_storage_size(), size), f"{name} of {path}")
+    check_size(sum(file[name].nbytes for name in names), size, str(path))
     return {name: file[name][()] for name in names}

@@ -3,17 +3,17 @@
 With `episode_starts`, `episode_ends` (the row after the last) or `episode_lengths` the offsets split, and the flags, where there are any, only
 tell a termination from a truncation."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dtrl.archives import read_npz
 from dtrl.errors import InputError
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.formats.environment import Environment
-from dtrl.trajectories.formats.flat import ALIASES, Flat, check_memory, flags, from_fields, same_lengths
+from dtrl.trajectories.formats.flat import ALIASES, Flat, flags, from_fields, same_lengths
 
 OFFSETS = ("episode_starts", "episode_ends", "episode_lengths")
 FINALS = "final_observations"
@@ -21,7 +21,7 @@ FINALS = "final_observations"
 
 def read(path: Path, env: Environment | None, columns: object = None) -> Flat:
     known = [name for names in ALIASES.values() for name in names] + [*OFFSETS, FINALS]
-    fields, ignored = read_arrays(path, known)
+    fields, ignored = read_npz(path, str(path), known.__contains__)
     offsets = [name for name in OFFSETS if name in fields]
     flat = from_offsets(fields, offsets[0], path) if offsets else from_fields(fields, str(path), env)
     if FINALS in fields:
@@ -32,36 +32,6 @@ def read(path: Path, env: Environment | None, columns: object = None) -> Flat:
     if ignored:
         flat.assumed["ignored"] = ", ".join(ignored)
     return flat
-
-
-def read_arrays(path: Path, known: list[str]) -> tuple[dict[str, Array], list[str]]:
-    """The known arrays of the file, and the names of the others. No array is made before its size was compared with what the file holds of it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
-            wanted = [name for name in known if name in members]
-            check_memory(sum(members[name].file_size for name in wanted), str(path))
-            for name in wanted:
-                with archive.open(members[name]) as stream:
-                    size = stated_size(stream)
-                if size > members[name].file_size:
-                    raise InputError(f"{name} of {path} states {size:,} bytes, and the file holds fewer; get it again.")
-            with np.load(path, allow_pickle=False) as content:
-                return {name: content[name] for name in wanted}, sorted(set(members) - set(wanted))
-    except InputError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
-        raise InputError(
-            f"{path} cannot be read as NPZ ({type(error).__name__}: {error}); save plain arrays with numpy.savez."
-        ) from error
-
-
-def stated_size(stream: Any) -> int:
-    """Bytes that the header of an .npy file announces."""
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
-    return int(np.prod(shape, dtype=object)) * int(dtype.itemsize)
 
 
 def from_offsets(fields: Mapping[str, Array], offsets: str, path: Path) -> Flat:

@@ -8,13 +8,13 @@ import math
 import mmap
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from dtrl.errors import InputError
+from dtrl.errors import InputError, reason_of
 from dtrl.trajectories.columns import Array
 
 MARK = object()
@@ -33,7 +33,7 @@ class Dtype:
 
     def __init__(self, text: object) -> None:
         if not isinstance(text, str) or not PLAIN_DTYPE.fullmatch(text):
-            raise ValueError(f"arrays of dtype {text!r}; only numbers and booleans are read")
+            raise ValueError(f"arrays of dtype {shown(text)}; only numbers and booleans are read")
         self.value = np.dtype(text)
 
     def build(self, state: Any) -> None:
@@ -68,9 +68,14 @@ def scalar(dtype: Any, data: Any) -> Any:
     return make_array(data, dtype, (), "C")[()]
 
 
+def shown(value: Any) -> str:
+    """A text for a message. Of anything else the kind: tuples that hold themselves twice, forty times over, would be written for ever."""
+    return repr(value[:40]) if isinstance(value, str) else type(value).__name__
+
+
 def encode(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise ValueError(f"bytes in {encoding!r}")
+        raise ValueError(f"bytes in {shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -111,34 +116,45 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 def read_pickle(path: Path) -> Any:
     """The value in a pickle: lists, tuples, dicts, text, numbers, and `PickledArray`s. Raises InputError for anything else."""
-    place = 0
     try:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            machine = Machine(path)
-            for opcode, argument, position in pickletools.genops(cast(BinaryIO, data)):
-                place = position or 0
-                if opcode.name == "STOP":
-                    return machine.stack.pop()
-                machine.step(opcode.name, argument, place)
-    except InputError:
-        raise
+            return interpret(Machine(str(path), len(data)), cast(BinaryIO, data))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is empty; get the file again.") from error
+
+
+def interpret(machine: "Machine", stream: BinaryIO) -> Any:
+    """The value that a pickle makes on the stack of a machine. Raises InputError where it makes none."""
+    place = 0
+    try:
+        for opcode, argument, position in pickletools.genops(stream):
+            place = position or 0
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            machine.step(opcode.name, argument, place)
+    except InputError:
+        raise
     except Exception as error:  # what is wrong in a damaged file may break any line of the machine
         raise InputError(
-            f"{path} is not a pickle of plain data: {error or type(error).__name__} at byte {place}."
+            f"{machine.where} is not a pickle of plain data: {reason_of(error)} at byte {place}."
         ) from error
-    raise InputError(f"{path} is a pickle without an end; get the file again.")
+    raise InputError(f"{machine.where} is a pickle without an end; get the file again.")
 
 
 class Machine:
     """The stack of a pickle, with the opcodes of plain data."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, where: str, size: int, known: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        """`size` is the file's in bytes; `known` has what it may name, by default `KNOWN`."""
+        self.where = where
+        self.known = KNOWN if known is None else known
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.left = path.stat().st_size + 2**10
+        self.left = size + 2**10
         """Characters that may still be turned into bytes: a pickle can do that with the same text again and again."""
 
     def step(self, opcode: str, argument: Any, place: int) -> None:
@@ -164,7 +180,7 @@ class Machine:
             if not isinstance(name, Name):
                 raise ValueError("a call of something that is no name")
             self.spend(arguments)
-            stack.append(KNOWN[name.text](*arguments))
+            stack.append(self.known[name.text](*arguments))
         elif opcode == "BUILD":
             thing, state = self.pop(2)
             if not isinstance(thing, Dtype | PickledArray):
@@ -202,7 +218,7 @@ class Machine:
             stack[-1].update(pairs(items))
         elif opcode not in ("PROTO", "FRAME"):
             raise InputError(
-                f"{self.path} has the opcode {opcode} at byte {place}, which makes an object; only plain data are read from a pickle. Nothing was run."
+                f"{self.where} has the opcode {opcode} at byte {place}, which makes an object; only plain data are read from a pickle. Nothing was run."
             )
 
     def spend(self, arguments: Any) -> None:
@@ -214,9 +230,9 @@ class Machine:
 
     def name(self, text: str, place: int) -> Name:
         text = SPELLINGS.get(text, text)
-        if text not in KNOWN:
+        if text not in self.known:
             raise InputError(
-                f"{self.path} names {text.replace(' ', '.')[:80]} at byte {place}, and only numpy arrays and plain containers are read from a pickle. "
+                f"{self.where} names {text.replace(' ', '.')[:80]} at byte {place}, and only numpy arrays and plain containers are read from a pickle. "
                 "Nothing was run; save the episodes as arrays (numpy.savez) where the file was made."
             )
         return Name(text)

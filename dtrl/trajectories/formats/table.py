@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dtrl.archives import check_size
 from dtrl.errors import InputError, did_you_mean
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.formats.environment import Environment
-from dtrl.trajectories.formats.flat import Flat, check_memory, flags, from_fields
+from dtrl.trajectories.formats.flat import Flat, flags, from_fields
 
 ROLES = {
     "observation": "observations",
@@ -113,7 +114,7 @@ def read_parquet(path: Path, env: Environment | None, columns: Columns | None = 
         roles = choose(list(content.schema_arrow.names), columns, path)
         names = [name for names in roles.values() for name in names]
         groups = [content.metadata.row_group(i) for i in range(content.metadata.num_row_groups)]
-        check_memory(sum(group.total_byte_size for group in groups), str(path))
+        check_size(sum(group.total_byte_size for group in groups), path.stat().st_size, str(path))
         arrow = content.read(columns=names)
         table = {name: arrow_column(arrow.column(name), name, path) for name in names}
     except InputError:
