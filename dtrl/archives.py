@@ -1,5 +1,6 @@
 """Zip archives and compressed files from elsewhere, of which a few bytes may state any size: what they state is checked before memory is taken."""
 
+import math
 import os
 import zipfile
 from collections.abc import Callable
@@ -31,6 +32,23 @@ def check_size(size: int, held: int, where: str) -> None:
         raise InputError(
             f"{where} states values of {size / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB; if it is right, cut it into parts."
         )
+
+
+def check_dataset(data: Any, held: int, where: str) -> None:
+    """`check_size` of a dataset of HDF5 (an `h5py.h5d.DatasetID`) in a file of `held` bytes, and of the pieces in which it is stored.
+
+    Raises InputError also for one that is empty, or lies in another file."""
+    from h5py import h5d
+
+    if data.shape is None:
+        raise InputError(f"{where} is empty, where values are expected; get the file again.")
+    stored, width = data.get_create_plist(), data.get_type().get_size()
+    layout = stored.get_layout()
+    if layout == h5d.VIRTUAL or (layout == h5d.CONTIGUOUS and stored.get_external_count()):
+        raise InputError(f"{where} lies in another file; make it one file.")
+    if layout == h5d.CHUNKED:
+        check_size(math.prod(stored.get_chunk()) * width, held, where)
+    check_size(math.prod(data.shape) * width, min(data.get_storage_size(), held), where)
 
 
 def machine_memory() -> int:
@@ -87,7 +105,10 @@ def read_array(stream: IO[bytes], held: int, where: str) -> Array:
     """The array in an .npy file of `held` bytes, whose header is compared with that first."""
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream, max_header_size=LONGEST_HEADER)
+    try:
+        shape, fortran, dtype = read_header(stream, max_header_size=LONGEST_HEADER)
+    except (MemoryError, RecursionError):  # Python's parser has so little room
+        raise ValueError("the header is nested too deep") from None
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded")
     count = int(np.prod(shape, dtype=object))

@@ -611,6 +611,8 @@ def check_choices(config: Any) -> None:
         if value is None and f.default is None:
             continue
         wanted = plain_type(f)
+        if type(value) is int and abs(value) >= 2**63:
+            raise InputError(f"{f.name} has more digits than a number of 64 bits; give a smaller one.")
         if wanted is float and type(value) is int:
             object.__setattr__(config, f.name, float(value))
         elif type(value) is not wanted:

@@ -198,6 +198,8 @@ def with_statistics(policy: ArrayPolicy, path: Path) -> ArrayPolicy:
             f"{where} holds {', '.join(arrays)}; obs_mean, one of obs_var and obs_std, and maybe epsilon and obs_clip are expected."
         )
     values = {name: number(value, f"{where}: {name}") for name, value in arrays.items()}
+    if any(values[name].size != 1 for name in ("epsilon", "obs_clip") if name in values):
+        raise InputError(f"{where}: epsilon and obs_clip are single numbers; give one each.")
     std = values["obs_std"] if "obs_std" in values else np.sqrt(values["obs_var"] + values.get("epsilon", 1e-8))
     clip = float(values.get("obs_clip", 10.0))
     policy = dataclasses.replace(

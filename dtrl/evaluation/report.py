@@ -176,7 +176,9 @@ class Report:
         except ValueError as error:
             raise InputError(f"{path} is not JSON ({error}); give a file written by Report.to_json.") from error
         try:
-            return _report(value)
+            report = _report(value)
+            report.table()  # reads all of it
+            return report
         except Exception as error:  # what is wrong in another document may break any line of it
             raise InputError(
                 f"{path} is not an evaluation report ({reason_of(error)}); give a file written by Report.to_json."
@@ -290,13 +292,28 @@ def _report(value: dict[str, Any]) -> Report:
     def number(x: float | None) -> float:
         return math.nan if x is None else float(x)  # JSON's null stands for a return that was not finite
 
+    def name(x: Any) -> str | None:
+        if not isinstance(x, str | None):
+            raise ValueError(f"{str(x)[:80]} is no name")
+        return x
+
+    def counts(values: list[Any]) -> list[int]:
+        if not isinstance(values, list) or not all(type(x) is int and 0 <= x < 2**53 for x in values):
+            raise ValueError(f"{str(values)[:80]} are no counts")
+        return values
+
     return Report(
-        dataset=value["dataset"],
-        env=value["env"],
-        seed=value["seed"],
-        episodes=value["episodes"],
+        dataset=name(value["dataset"]),
+        env=name(value["env"]),
+        seed=counts([value["seed"]])[0],
+        episodes=counts([value["episodes"]])[0],
         targets=[
-            TargetResult(number(t["target_return"]), [number(x) for x in t["returns"]], t["lengths"], t.get("lost", []))
+            TargetResult(
+                number(t["target_return"]),
+                [number(x) for x in t["returns"]],
+                counts(t["lengths"]),
+                counts(t.get("lost", [])),
+            )
             for t in value["targets"]
         ],
         reference=None if value["reference"] is None else Reference(**value["reference"]),

@@ -100,6 +100,7 @@ def from_transformers(
         made = make_environment(env)
         observation_space, action_space = observation_space or made.observation_space, action_space or made.action_space
         made.close()
+    check_sizes(settings, weights, name)
     squashed = bool(settings.get("action_tanh", True))
     bound = 1.0 if squashed else np.inf
     observation_space = observation_space or spaces.Box(-np.inf, np.inf, (size(settings, "state_dim", name),))
@@ -113,12 +114,14 @@ def from_transformers(
     # dtrl's deterministic head squashes; the mean of its Gaussian head is the bare linear map
     head = "deterministic" if squashed else "gaussian"
     config = model_config(settings, name, context_length, return_scale, head)
-    model = build(config, observation_space, action_space)
-    found = renamed(weights, name) | statistics(model, observation_mean, observation_std)
+    with torch.device("meta"):  # what the settings ask for is not built before it is known to be what the file holds
+        expected = build(config, observation_space, action_space).state_dict()
+    found = renamed(weights, name)
     if head == "gaussian":
         found = with_smallest_deviation(found)
-    check_tensors(found, model, name)
-    model.load_state_dict(found)
+    check_tensors({key: tensor for key, tensor in expected.items() if key.startswith("tokenizers.")} | found, expected, name)
+    model = build(config, observation_space, action_space)
+    model.load_state_dict(found | statistics(model, observation_mean, observation_std))
     data = DataSummary(name, env, reference=None, fingerprint=None, discount=1.0, delayed=False, return_quantiles=())
     return Policy(model, config, observation_space, action_space, data, target_return=target_return)
 
@@ -197,7 +200,7 @@ def model_config(
         raise InputError(
             f"n_inner {settings['n_inner']!r} of {name} has no counterpart in dtrl, whose MLP is 4 × hidden_size = {4 * width} wide; run it in transformers."
         )
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise InputError(
             f"activation_function {activation!r} of {name} has no counterpart in dtrl, which has {', '.join(ACTIVATIONS)}; run it in transformers."
         )
@@ -210,7 +213,7 @@ def model_config(
         layers=size(settings, "n_layer", name),
         heads=size(settings, "n_head", name),
         activation=ACTIVATIONS[activation],
-        dropout=float(settings.get("resid_pdrop", ModelConfig.dropout)),
+        dropout=settings.get("resid_pdrop", ModelConfig.dropout),
         head=head,
         timestep_embedding=True,
         max_timestep=size(settings, "max_ep_len", name),
@@ -264,9 +267,18 @@ def statistics(model: SequenceModel, mean: Any, deviation: Any) -> dict[str, Ten
     return buffers
 
 
-def check_tensors(found: Mapping[str, Tensor], model: SequenceModel, name: str) -> None:
+def check_sizes(settings: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> None:
+    """Refuse settings that state more than there are weights, which each of these counts some of."""
+    held = sum(tensor.numel() for tensor in weights.values())
+    for key in ("state_dim", "act_dim", "hidden_size", "n_layer", "n_head", "max_ep_len"):
+        if size(settings, key, name) > held:
+            raise InputError(
+                f"{key} in the settings of {name} is {settings[key]}, and its tensors together hold {held} numbers; get the model again."
+            )
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
     """Refuse weights that are not exactly those of the network their settings describe; tensors are named as in dtrl."""
-    expected = model.state_dict()
     if missing := sorted(expected.keys() - found.keys()):
         raise InputError(
             f"{name} lacks {len(missing)} tensors of the model its settings describe (first {missing[0]}); get the model again."

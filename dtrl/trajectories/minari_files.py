@@ -1,5 +1,6 @@
 """The files of a Minari dataset: metadata, spaces and episodes, read as data only."""
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dtrl.archives import check_size
+from dtrl.archives import check_dataset
 from dtrl.documents import parse_json
 from dtrl.errors import InputError, reason_of
 from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leaves, space_from_json, unflatten
@@ -18,6 +19,8 @@ from dtrl.trajectories.filling import column_layouts, empty_columns, fill_episod
 
 USUAL = 64
 """Columns are at most so many times larger than the files of an honest dataset: Minari compresses images alone, as JPEG."""
+PIECES = 64
+"""Texts or images that are read at a time."""
 CACHED = 2**18
 """Bytes of a file's structure that HDF5 keeps. Episodes are read once each, so more is of no use; its own 32 MiB become 200 in memory."""
 
@@ -156,12 +159,8 @@ def read_episodes(
 ) -> Iterator[dict[str, Any]]:
     """The episodes in the order of the dataset: observations (T+1, …), actions, rewards, terminations and truncations (T, …).
 
-    Numbers in HDF5 are read by this module; texts, images that were stored as JPEG, and Arrow by Minari."""
-    parts = [*leaves(observation_space), *leaves(action_space)]
-    encoded = any(isinstance(leaf.space, spaces.Text) for leaf in parts) or (
-        metadata.get("jpeg_encoding", True) and any(is_image(leaf.space) for leaf in parts)
-    )
-    if metadata.get("data_format") == "hdf5" and not encoded:
+    HDF5 is read by this module, Arrow by Minari."""
+    if metadata.get("data_format") == "hdf5":
         return read_hdf5(folder / "main_data.hdf5", metadata, observation_space, action_space, name)
     from minari.dataset.minari_storage import MinariStorage
 
@@ -175,7 +174,7 @@ def read_hdf5(
 
     Opening these many small datasets is nearly all the time that a first load takes. The `infos` are not opened at all, and h5py's low-level
     calls, with the types of a column kept from one episode to the next, open the rest in a third of the time of its dictionaries."""
-    from h5py import File, h5d, h5s, h5t
+    from h5py import Dataset, File, h5d, h5s, h5t
 
     held = path.stat().st_size
     types: dict[str, Any] = {}  # of each column in the file, as NumPy's, and as HDF5's of that
@@ -185,7 +184,7 @@ def read_hdf5(
         cache.set_initial_size, cache.initial_size, cache.min_size, cache.max_size = True, *(CACHED,) * 3
         file.id.set_mdc_config(cache)
 
-        def read(episode: int, column: str, entries: int) -> Array:
+        def read(episode: int, column: str, entries: int, space: Space | None = None) -> Any:
             place = f"episode_{episode}/{column}"
             try:
                 data = h5d.open(file.id, place.encode())
@@ -195,17 +194,14 @@ def read_hdf5(
             if column not in types or not stored.equal(types[column][0]):
                 types[column] = stored, data.dtype, h5t.py_create(data.dtype)
             _, dtype, memory = types[column]
-            if (
-                dtype.kind not in "biuf"
-                or data.shape is None
-                or math.prod(data.shape) > entries * (metadata["total_steps"] + 1)
-            ):
+            where = f"{column} of episode {episode} of {name}"
+            check_dataset(data, held, where)
+            if space is not None and dtype.kind == "O" and len(data.shape) == 1:
+                return read_encoded(Dataset(data), space, where)
+            if dtype.kind not in "biuf" or math.prod(data.shape) > entries * (metadata["total_steps"] + 1):
                 raise InputError(
-                    f"{column} of episode {episode} of {name} hold {data.shape} of {dtype}, which is more than the metadata and the spaces "
-                    "allow; get the dataset again."
+                    f"{where} hold {data.shape} of {dtype}, which is more than the metadata and the spaces allow; get the dataset again."
                 )
-            bytes_held = min(data.get_storage_size(), held)
-            check_size(math.prod(data.shape) * dtype.itemsize, bytes_held, f"{column} of episode {episode} of {name}")
             values = np.empty(data.shape, dtype)
             data.read(h5s.ALL, h5s.ALL, values, memory)
             return values
@@ -214,7 +210,7 @@ def read_hdf5(
             return unflatten(
                 space,
                 {
-                    leaf.path: read(episode, place, math.prod(column_layout(leaf.space)[0]))
+                    leaf.path: read(episode, place, math.prod(column_layout(leaf.space)[0]), leaf.space)
                     for leaf, place in places[role]
                 },
             )
@@ -229,6 +225,32 @@ def read_hdf5(
                 "actions": read_space(i, "actions", action_space),
                 **{column: read(i, column, 1) for column in ("rewards", "terminations", "truncations")},
             }
+
+
+def read_encoded(data: Any, space: Space, where: str) -> Any:
+    """Texts as a list, or images (T, …) that Minari stored as JPEG, from a dataset of pieces of bytes.
+
+    Few are read at a time, as all may be one and the same piece of the file. Raises InputError for an image of another size than the space's."""
+    from PIL import Image
+
+    pieces = (piece for start in range(0, len(data), PIECES) for piece in data[start : start + PIECES])
+    if isinstance(space, spaces.Text):
+        texts = []
+        for piece in pieces:
+            if len(piece) > 4 * space.max_length:  # bytes of UTF-8
+                raise InputError(f"{where} hold a text of {len(piece)} bytes, longer than {space} allows; get it again.")
+            texts.append(piece.decode())
+        return texts
+    if not is_image(space):
+        raise InputError(f"{where} hold pieces of bytes, where numbers of {space} are expected; get the dataset again.")
+    images = []
+    for piece in pieces:
+        with Image.open(io.BytesIO(piece), formats=("JPEG",)) as image:
+            shape = (image.height, image.width, len(image.getbands()))
+            if shape[: len(space.shape or ())] != space.shape:
+                raise InputError(f"{where} hold an image of shape {shape}, and the space is {space}; get it again.")
+            images.append(np.asarray(image, dtype=np.uint8))
+    return np.stack(images)
 
 
 def stored_at(role: str, space: Space) -> list[tuple[Leaf, str]]:

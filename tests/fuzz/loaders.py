@@ -81,11 +81,12 @@ class Trial:
 
 def broken_bound(error: BaseException) -> str | None:
     """A finding that hides behind an InputError: memory or disk ran out at the limits, or the message is no sentence."""
-    link: BaseException | None = error
-    while link is not None:
+    link, seen = error, set()
+    while link is not None and id(link) not in seen:
         if isinstance(link, MemoryError) or NO_MEMORY.search(str(link)):
             return "memory\n" + text_of(error)
-        link = link.__cause__ or link.__context__
+        seen.add(id(link))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     if "cannot be written" in str(error):
         return "disk\n" + text_of(error)
     if "\n" in str(error) or len(str(error)) > 5000:

@@ -169,6 +169,11 @@ def to_trajectories(flat: Flat, where: str, env: Environment | None, origin: Ori
         parts[name] = as_values(parts[name], space)
     finals = flat.finals
     if finals is not None:
+        same_lengths({"next_observations": finals}, where)
+        if finals[0].size != parts["observations"][0].size:
+            raise InputError(
+                f"next_observations of {where} have shape {finals.shape[1:]}, and observations {flat.observations.shape[1:]}; both need the same numbers."
+            )
         finite(finals, "next_observations", where, flat.starts)
         finals = as_values(finals, observation_space)
         flat.assumed["last observation"] = "of each episode, from the file"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrl.archives import check_size
+from dtrl.archives import check_dataset, check_size
 from dtrl.errors import InputError
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.formats.environment import Environment
@@ -112,11 +112,6 @@ def read_d3rlpy_episodes(file: Any, path: Path) -> Flat:
     )  # fmt: skip
 
 
-def lies_elsewhere(data: Any) -> bool:
-    """Whether a dataset's values are those of other files."""
-    return bool(getattr(data, "external", None)) or bool(getattr(data, "is_virtual", False))
-
-
 def read(file: Any, names: "list[str] | tuple[str, ...]", path: Path) -> dict[str, Array]:
     """Datasets of numbers that lie in the file itself, by name."""
     import h5py
@@ -125,12 +120,10 @@ def read(file: Any, names: "list[str] | tuple[str, ...]", path: Path) -> dict[st
     for name in names:
         if name not in file:
             raise InputError(f"{path} has no {name}; it holds {', '.join(list(file)[:12]) or 'nothing'}.")
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink) or lies_elsewhere(file[name]):
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise InputError(f"{name} of {path} lies in another file; make it one file.")
         if not isinstance(file[name], h5py.Dataset) or file[name].dtype.kind not in "biuf":
             raise InputError(f"{name} of {path} is {file[name]}, where an array of numbers is expected.")
-        if file[name].shape is None:
-            raise InputError(f"{name} of {path} is empty, where an array of numbers is expected.")
-        check_size(file[name].nbytes, min(file[name].id.get_storage_size(), size), f"{name} of {path}")
+        check_dataset(file[name].id, size, f"{name} of {path}")
     check_size(sum(file[name].nbytes for name in names), size, str(path))
     return {name: file[name][()] for name in names}

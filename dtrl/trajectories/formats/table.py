@@ -16,7 +16,7 @@ from dtrl.archives import check_size
 from dtrl.errors import InputError, did_you_mean
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.formats.environment import Environment
-from dtrl.trajectories.formats.flat import Flat, flags, from_fields
+from dtrl.trajectories.formats.flat import Flat, flags, from_fields, same_lengths
 
 ROLES = {
     "observation": "observations",
@@ -185,6 +185,7 @@ def to_flat(table: Mapping[str, Array], roles: Mapping[str, list[str]], path: Pa
             parts = [table[name] for name in names]
             joined = parts[0] if len(parts) == 1 else np.column_stack(parts)
             fields[ROLES[role]] = joined
+    same_lengths(fields, str(path))
     words = "; ".join(f"{role} = {', '.join(names)}" for role, names in roles.items())
     if "episode" not in roles:
         flat = from_fields(fields, str(path), env)
@@ -225,6 +226,8 @@ def to_flat(table: Mapping[str, Array], roles: Mapping[str, list[str]], path: Pa
 
 def runs(ids: Array, name: str, path: Path) -> npt.NDArray[np.int64]:
     """(E,) the rows at which the id changes. An id that comes again later is refused: its rows are torn apart, or two episodes share it."""
+    if ids.ndim != 1 or (ids.dtype == object and not all(isinstance(i, str | bytes | int) for i in ids)):
+        raise InputError(f"column {name!r} of {path} holds {ids.dtype}, where a number or a text is expected.")
     if not len(ids):
         return np.zeros(0, dtype=np.int64)
     starts = np.append(0, np.flatnonzero(ids[1:] != ids[:-1]) + 1).astype(np.int64)
