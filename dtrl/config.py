@@ -600,6 +600,10 @@ class DecodingConfig:
 Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig, OnlineConfig, DecodingConfig)
 
 
+LARGEST = 2**1000
+"""Whole numbers from here on are no floats, and comparing them fails."""
+
+
 def check_choices(config: Any) -> None:
     """Refuse a value that its field does not list, and one of the wrong type, by name."""
     for f in fields(config):
@@ -611,8 +615,8 @@ def check_choices(config: Any) -> None:
         if value is None and f.default is None:
             continue
         wanted = plain_type(f)
-        if type(value) is int and abs(value) >= 2**63:
-            raise InputError(f"{f.name} has more digits than a number of 64 bits; give a smaller one.")
+        if type(value) is int and abs(value) >= LARGEST:
+            raise InputError(f"{f.name} has hundreds of digits; give a smaller number.")
         if wanted is float and type(value) is int:
             object.__setattr__(config, f.name, float(value))
         elif type(value) is not wanted:
