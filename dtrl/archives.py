@@ -65,6 +65,8 @@ def members_of(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zip
             raise InputError(
                 f"{where}: {member.filename[:80]!r} in it is encrypted, or compressed by another method than deflate; save it again."
             )
+        if member.header_offset + member.compress_size > size:
+            raise InputError(f"{where}: {member.filename[:80]!r} in it ends after the archive; get the file again.")
         if member.filename in members:
             raise InputError(f"{where} holds {member.filename[:80]!r} twice; get the file again.")
         members[member.filename] = member
@@ -72,7 +74,9 @@ def members_of(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zip
     return members
 
 
-def read_npz(path: str | os.PathLike[str], where: str, wanted: Callable[[str], bool]) -> tuple[dict[str, Array], list[str]]:
+def read_npz(
+    path: str | os.PathLike[str], where: str, wanted: Callable[[str], bool]
+) -> tuple[dict[str, Array], list[str]]:
     """The wanted arrays of an .npz file by name, and the names of the others.
 
     Raises InputError, which `where` begins, for any other file, for arrays of objects, and for one that states more than it holds."""
@@ -89,7 +93,9 @@ def read_npz(path: str | os.PathLike[str], where: str, wanted: Callable[[str], b
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{where} cannot be read ({error.strerror or error}); give the path of an .npz file.") from error
+        raise InputError(
+            f"{where} cannot be read ({error.strerror or error}); give the path of an .npz file."
+        ) from error
     except Exception as error:  # zipfile, zlib and numpy raise many kinds
         raise InputError(
             f"{where} cannot be read as NPZ ({reason_of(error)}); save plain arrays with numpy.savez, for nothing is unpickled."

@@ -1,6 +1,5 @@
 """The one exception that means "the input is wrong, and here is what to do about it"."""
 
-
 LONGEST = 2_000
 """Characters of a message."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtrl.documents import parse_json
-from dtrl.errors import InputError
+from dtrl.errors import InputError, reason_of
 from dtrl.files import write_atomically
 
 if TYPE_CHECKING:
@@ -94,9 +94,14 @@ def read(path: Path, framework: str | None) -> tuple[dict[str, Any], str, str]:
         raise InputError(
             f"{path} cannot be read ({error.strerror or error}); give the path of a run directory or of a saved policy."
         ) from error
-    except (SafetensorError, ValueError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # the last two of a dtype that NumPy lacks
         raise InputError(
-            f"{path} is not a whole safetensors file ({error}); it was cut short or altered: restore it, or train again."
+            f"{path} is not a whole safetensors file ({reason_of(error)}); it was cut short or altered: restore it, or train again."
         ) from error
     if KEY not in metadata or "sha256" not in metadata:
         raise InputError(

@@ -55,7 +55,9 @@ def read_state_dict(content: bytes | Path, where: str) -> dict[str, Tensor]:
         raise InputError(
             f"{where} cannot be read as the tensors that torch.save writes ({reason_of(error)}); save a state_dict by a current torch."
         ) from error
-    if not isinstance(found, dict) or not all(isinstance(key, str) and isinstance(t, Tensor) for key, t in found.items()):
+    if not isinstance(found, dict) or not all(
+        isinstance(key, str) and isinstance(t, Tensor) for key, t in found.items()
+    ):
         raise InputError(f"{where} is not a state dict: it holds more than tensors by name; save state_dict() alone.")
     return found
 
@@ -90,7 +92,9 @@ class TensorMachine(Machine):
             content, dtype = bytearray(self.archive.read(f"{self.root}data/{key}")), DTYPES[kind.text]
             if len(content) != count * dtype.itemsize:
                 raise ValueError(f"a tensor of {count} numbers in {len(content)} bytes")
-            self.storages[kind.text, key] = torch.frombuffer(content, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+            self.storages[kind.text, key] = (
+                torch.frombuffer(content, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+            )
         return self.storages[kind.text, key]
 
     def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:

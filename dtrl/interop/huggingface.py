@@ -119,7 +119,9 @@ def from_transformers(
     found = renamed(weights, name)
     if head == "gaussian":
         found = with_smallest_deviation(found)
-    check_tensors({key: tensor for key, tensor in expected.items() if key.startswith("tokenizers.")} | found, expected, name)
+    check_tensors(
+        {key: tensor for key, tensor in expected.items() if key.startswith("tokenizers.")} | found, expected, name
+    )
     model = build(config, observation_space, action_space)
     model.load_state_dict(found | statistics(model, observation_mean, observation_std))
     data = DataSummary(name, env, reference=None, fingerprint=None, discount=1.0, delayed=False, return_quantiles=())

@@ -215,7 +215,7 @@ def read_options(options: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     for name in OWN:
         if name in given:
             raise InputError(f"{where}: {name} is set by the suite itself; leave it out, or see its fields.")
-    if given.get("preset", "dt") not in PRESETS:
+    if not isinstance(given.get("preset", "dt"), str) or given.get("preset", "dt") not in PRESETS:
         preset = str(given["preset"])
         raise InputError(f"{where}: preset {preset!r} is unknown; {did_you_mean(preset, list(PRESETS))}")
     try:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,10 @@ from dtrl.errors import InputError, reason_of
 from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leaves, space_from_json, unflatten
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.filling import column_layouts, empty_columns, fill_episode, parts_of
+from dtrl.trajectories.pieces import pieces_of
 
 USUAL = 64
 """Columns are at most so many times larger than the files of an honest dataset: Minari compresses images alone, as JPEG."""
-PIECES = 64
-"""Texts or images that are read at a time."""
 CACHED = 2**18
 """Bytes of a file's structure that HDF5 keeps. Episodes are read once each, so more is of no use; its own 32 MiB become 200 in memory."""
 
@@ -102,7 +102,8 @@ def are_columns_of(
     steps, episodes = metadata["total_steps"], metadata["total_episodes"]
     layout: dict[str, Any] = dict(column_layouts(steps, episodes, observation_space, action_space))
     layout["episode_starts"] = (episodes,), np.int64
-    if columns.keys() != layout.keys() or any((columns[name].shape, columns[name].dtype) != (shape, dtype) for name, (shape, dtype) in layout.items()
+    if columns.keys() != layout.keys() or any(
+        (columns[name].shape, columns[name].dtype) != (shape, dtype) for name, (shape, dtype) in layout.items()
     ):
         return False
     edges = np.append(columns["episode_starts"], steps)
@@ -174,12 +175,16 @@ def read_hdf5(
 
     Opening these many small datasets is nearly all the time that a first load takes. The `infos` are not opened at all, and h5py's low-level
     calls, with the types of a column kept from one episode to the next, open the rest in a third of the time of its dictionaries."""
-    from h5py import Dataset, File, h5d, h5s, h5t
+    from h5py import File, h5d, h5s, h5t
 
     held = path.stat().st_size
     types: dict[str, Any] = {}  # of each column in the file, as NumPy's, and as HDF5's of that
 
-    with File(path, "r") as file:
+    with (
+        File(path, "r") as file,
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         cache = file.id.get_mdc_config()
         cache.set_initial_size, cache.initial_size, cache.min_size, cache.max_size = True, *(CACHED,) * 3
         file.id.set_mdc_config(cache)
@@ -197,7 +202,11 @@ def read_hdf5(
             where = f"{column} of episode {episode} of {name}"
             check_dataset(data, held, where)
             if space is not None and dtype.kind == "O" and len(data.shape) == 1:
-                return read_encoded(Dataset(data), space, where)
+                if data.shape[0] > metadata["total_steps"] + 1:
+                    raise InputError(
+                        f"{where} hold {data.shape[0]} pieces, more than the metadata allow; get the dataset again."
+                    )
+                return read_encoded(pieces_of(data, content, where), space, where)
             if dtype.kind not in "biuf" or math.prod(data.shape) > entries * (metadata["total_steps"] + 1):
                 raise InputError(
                     f"{where} hold {data.shape} of {dtype}, which is more than the metadata and the spaces allow; get the dataset again."
@@ -227,18 +236,19 @@ def read_hdf5(
             }
 
 
-def read_encoded(data: Any, space: Space, where: str) -> Any:
-    """Texts as a list, or images (T, …) that Minari stored as JPEG, from a dataset of pieces of bytes.
+def read_encoded(pieces: Iterator[bytes], space: Space, where: str) -> Any:
+    """Texts as a list, or images (T, …) that Minari stored as JPEG, from pieces of bytes.
 
-    Few are read at a time, as all may be one and the same piece of the file. Raises InputError for an image of another size than the space's."""
+    Raises InputError for a text that is longer than the space allows, and an image of another size."""
     from PIL import Image
 
-    pieces = (piece for start in range(0, len(data), PIECES) for piece in data[start : start + PIECES])
     if isinstance(space, spaces.Text):
         texts = []
         for piece in pieces:
             if len(piece) > 4 * space.max_length:  # bytes of UTF-8
-                raise InputError(f"{where} hold a text of {len(piece)} bytes, longer than {space} allows; get it again.")
+                raise InputError(
+                    f"{where} hold a text of {len(piece)} bytes, longer than {space} allows; get it again."
+                )
             texts.append(piece.decode())
         return texts
     if not is_image(space):

@@ -34,8 +34,12 @@ MEMORY = 512 * 2**20
 """Bytes that a loader may take, of a sample that has at most 1 MiB."""
 SECONDS = 10.0
 """A load that takes longer is a hang; the samples take milliseconds."""
-NO_MEMORY = re.compile(r"memory allocation|allocate memory|bad_alloc|out of memory|failed to allocate", re.IGNORECASE)
-"""What libraries say where they have no exception of their own for it."""
+NO_MEMORY = re.compile(
+    r"memory allocation(?! failed for on disk image)|allocate memory|bad_alloc|out of memory|failed to allocate",
+    re.IGNORECASE,
+)
+"""What libraries say where they have no exception of their own for it. HDF5 asks for the room of a header that a damaged number makes huge, but touches
+none of it before it has seen that the file ends: that takes addresses, and no memory."""
 DISK = 64 * 2**20
 """Bytes of one file that a loader may write: the cache of a dataset."""
 
@@ -54,7 +58,11 @@ class Trial:
         """A mutation of a sample."""
         from mutations import mutate
 
-        kept = {name: data for name, data in parent.items() if name.startswith(self.target.kept)} if self.target.kept else {}
+        kept = (
+            {name: data for name, data in parent.items() if name.startswith(self.target.kept)}
+            if self.target.kept
+            else {}
+        )
         rest = {name: data for name, data in parent.items() if name not in kept}
         sample = kept | mutate(rest, random, random.choice(self.samples))
         return self.target.seal(sample) if self.target.seal and random.random() < 0.5 else sample
@@ -122,7 +130,9 @@ def write_folder(folder: Path, sample: dict[str, bytes]) -> None:
 
 def as_text(sample: dict[str, bytes]) -> str:
     """A sample as a small text file, in which it can be kept."""
-    return json.dumps({name: base64.b85encode(zlib.compress(data, 9)).decode() for name, data in sample.items()}, indent=1)
+    return json.dumps(
+        {name: base64.b85encode(zlib.compress(data, 9)).decode() for name, data in sample.items()}, indent=1
+    )
 
 
 def from_text(text: str) -> dict[str, bytes]:
@@ -187,7 +197,10 @@ def child(arguments: argparse.Namespace) -> None:
     with instrumented(arguments.engine):
         from targets import TARGETS
     work = Path(arguments.work)
-    trial, diary = Trial(TARGETS[arguments.targets[0]], Path(tempfile.mkdtemp(dir=work))), Diary(work, Path(arguments.found))
+    trial, diary = (
+        Trial(TARGETS[arguments.targets[0]], Path(tempfile.mkdtemp(dir=work))),
+        Diary(work, Path(arguments.found)),
+    )
     for sample in trial.samples:
         outcome, finding = trial.run(sample)  # imports what is imported late, before memory is limited
         assert outcome == "loaded", (outcome, finding)
@@ -241,7 +254,13 @@ def led_by_lines(arguments: argparse.Namespace, trial: Trial, diary: Diary) -> N
             parent = random.choice(trial.samples)
         return packed(trial.fresh(random, parent))[:max_size]
 
-    options = [f"-max_total_time={int(arguments.seconds)}", f"-seed={arguments.seed + 1}", "-max_len=2000000", "-timeout=100000", "-rss_limit_mb=0"]
+    options = [
+        f"-max_total_time={int(arguments.seconds)}",
+        f"-seed={arguments.seed + 1}",
+        "-max_len=2000000",
+        "-timeout=100000",
+        "-rss_limit_mb=0",
+    ]
     options += [f"-artifact_prefix={arguments.work}/", "-verbosity=0", "-print_final_stats=0", str(corpus)]
     atheris.Setup([sys.argv[0], *options], try_one, custom_mutator=mutate_one)
     atheris.Fuzz()
@@ -258,9 +277,22 @@ def fuzz(name: str, engine: str, minutes: float, seed: int, found: Path) -> dict
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="fuzz-", dir=shm if os.access(shm, os.W_OK) else None) as work:
         while (left := 60 * minutes - (time.monotonic() - began)) > 1:
-            options = ["--engine", engine, "--seed", str(seed), "--seconds", str(left), "--work", work, "--found", str(found)]
+            options = [
+                "--engine",
+                engine,
+                "--seed",
+                str(seed),
+                "--seconds",
+                str(left),
+                "--work",
+                work,
+                "--found",
+                str(found),
+            ]
             with open(Path(work) / "stderr", "w+") as stderr:
-                ran = subprocess.run([sys.executable, __file__, name, *options], stdout=stderr, stderr=stderr, check=False)
+                ran = subprocess.run(
+                    [sys.executable, __file__, name, *options], stdout=stderr, stderr=stderr, check=False
+                )
                 stderr.seek(0)
                 said = stderr.read()[-6000:]
             with contextlib.suppress(OSError, ValueError):
@@ -312,7 +344,10 @@ def main() -> None:
 
             engine = "atheris"
         except ImportError:
-            print("atheris is not installed (pip install 'dtrl[fuzz]'), so nothing but messages leads the mutations", flush=True)
+            print(
+                "atheris is not installed (pip install 'dtrl[fuzz]'), so nothing but messages leads the mutations",
+                flush=True,
+            )
             engine = "mutations"
     names = arguments.targets or known_targets()
     failed = False

@@ -169,7 +169,9 @@ def lines(data: bytes, random: Random, depth: int) -> bytes:
     else:
         cells = rows[i].rstrip(b"\r\n").split(b",")
         cell = random.randrange(len(cells))
-        new = random.choice((*TEXTS, *map(str, FLOATS), *map(str, NUMBERS), '"', "1_0", " 7 ", "\r", "true", "y" * 50_000))
+        new = random.choice(
+            (*TEXTS, *map(str, FLOATS), *map(str, NUMBERS), '"', "1_0", " 7 ", "\r", "true", "y" * 50_000)
+        )
         cells[cell] = new.encode("utf-8", "surrogatepass")
         rows[i] = b",".join(cells) + b"\n"
     return b"".join(rows)
@@ -220,7 +222,9 @@ def another(value: Any, random: Random) -> Any:
         lambda: [random.choice(NUMBERS) for _ in range(random.choice((1, 2, 3, 40)))],
         lambda: {random.choice(TEXTS): random.choice(NUMBERS)},
         lambda: [value],
-        lambda: {"type": random.choice(("Box", "Discrete", "Tuple", "Dict", "Text", "MultiDiscrete", "MultiBinary", "Graph"))},
+        lambda: {
+            "type": random.choice(("Box", "Discrete", "Tuple", "Dict", "Text", "MultiDiscrete", "MultiBinary", "Graph"))
+        },
     ]
     return random.choice(kinds)()
 
@@ -245,7 +249,9 @@ def zipped(data: bytes, random: Random, depth: int) -> bytes:
         members[i] = random.choice((*TEXTS[1:6], name + ".npy", name.removesuffix(".npy"), "W0.npy", "data")), inside
     elif change < 0.93:
         members[i] = name, inside + bytes(random.choice((2**16, LARGEST, 64 * LARGEST)))
-    stored = random.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+    stored = random.choice(
+        (zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+    )
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", stored) as archive:
         for member, value in members:
@@ -260,7 +266,9 @@ def false_sizes(whole: bytes, random: Random) -> bytes:
     altered = bytearray(whole)
     entries = [m.start() for m in re.finditer(rb"PK\x01\x02", whole)]
     entry = random.choice(entries)
-    field, form = random.choice(((8, "<H"), (10, "<H"), (16, "<I"), (20, "<I"), (24, "<I"), (24, "<I"), (42, "<I"), (30, "<H")))
+    field, form = random.choice(
+        ((8, "<H"), (10, "<H"), (16, "<I"), (20, "<I"), (24, "<I"), (24, "<I"), (42, "<I"), (30, "<H"))
+    )
     number = random.choice((0, 1, 8, 2**16 - 1, 2**20, 2**30, 2**31 - 1, 2**32 - 1, random.randrange(len(whole))))
     struct.pack_into(form, altered, entry + field, number % 2 ** (8 * struct.calcsize(form)))
     return bytes(altered)
@@ -275,7 +283,9 @@ def npy(data: bytes, random: Random, depth: int) -> bytes:
         return data[: 8 + width + length] + damaged(body, random)
     edits = {
         r"\(([^)]*)\)": lambda: "(" + ", ".join(str(random.choice(NUMBERS)) for _ in range(random.randrange(4))) + ",)",
-        r"'descr': '[^']*'": lambda: f"'descr': '{random.choice(('<f4', '>f8', '|O', '<U9999999', '|S7', '|V8', '<c16', '<M8[s]', '|b1', '<u8', 'x'))}'",
+        r"'descr': '[^']*'": lambda: (
+            f"'descr': '{random.choice(('<f4', '>f8', '|O', '<U9999999', '|S7', '|V8', '<c16', '<M8[s]', '|b1', '<u8', 'x'))}'"
+        ),
         r"True|False": lambda: random.choice(("True", "False", "1", "None")),
         r"\d+": lambda: str(random.choice(NUMBERS)),
         r"[{}',:]": lambda: random.choice(("", "((", "'", "[" * 200)),
@@ -304,9 +314,13 @@ def safetensors(data: bytes, random: Random, depth: int) -> bytes:
         tensor = header[name]
         change = random.randrange(5)
         if change == 0:
-            tensor["dtype"] = random.choice(("F64", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8", "U8", "I64", "U16", "U64", "BOOL", "C64", "X"))
+            tensor["dtype"] = random.choice(
+                ("F64", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I8", "U8", "I64", "U16", "U64", "BOOL", "C64", "X")
+            )
         elif change == 1:
-            tensor["shape"] = tensor["shape"][::-1] if random.random() < 0.5 else [*tensor["shape"], random.choice((0, 1, 2))]
+            tensor["shape"] = (
+                tensor["shape"][::-1] if random.random() < 0.5 else [*tensor["shape"], random.choice((0, 1, 2))]
+            )
         elif change == 2:
             header[random.choice((*TEXTS, *tensors))] = header.pop(name)
         elif change == 3:
@@ -345,20 +359,39 @@ def hdf5(data: bytes, random: Random, depth: int) -> bytes:
         elif change == 4:
             file.create_group(name)
         elif change == 5:
-            odd: list[Any] = ["text", np.void(b"123"), np.float16(1), h5py.Empty("f"), 3, np.zeros((2, 0)), np.full(shape, "x", "S3"), np.asarray(values) + 1j]
+            odd: list[Any] = [
+                "text",
+                np.void(b"123"),
+                np.float16(1),
+                h5py.Empty("f"),
+                3,
+                np.zeros((2, 0)),
+                np.full(shape, "x", "S3"),
+                np.asarray(values) + 1j,
+            ]
             file[name] = odd[random.randrange(len(odd))]
         elif change == 6:
             file[name] = np.asarray(values).astype(random.choice(("i1", "u8", "f2", ">f8", "?", "f4")))
         elif change == 7:
             packed = np.atleast_1d(values)
-            file.create_dataset(name, data=packed, chunks=packed.shape if packed.size else None, compression=random.choice(("gzip", "lzf")), shuffle=True)
+            file.create_dataset(
+                name,
+                data=packed,
+                chunks=packed.shape if packed.size else None,
+                compression=random.choice(("gzip", "lzf")),
+                shuffle=True,
+            )
         elif change == 8:
             array = np.atleast_1d(values)
-            file[name] = random.choice((array[:-1], np.concatenate([array, array]), array[..., None], array.reshape(-1)))
+            file[name] = random.choice(
+                (array[:-1], np.concatenate([array, array]), array[..., None], array.reshape(-1))
+            )
         elif change == 9:
             flat = np.array(values, dtype=float).reshape(-1)
             if flat.size and np.asarray(values).dtype.kind in "iuf":
-                flat[random.randrange(flat.size)] = random.choice([x for x in FLOATS if np.asarray(values).dtype.kind == "f" or math.isfinite(x)])
+                flat[random.randrange(flat.size)] = random.choice(
+                    [x for x in FLOATS if np.asarray(values).dtype.kind == "f" or math.isfinite(x)]
+                )
                 with np.errstate(all="ignore"):
                     file[name][...] = flat.reshape(shape).astype(np.asarray(values).dtype)
     return damaged(stream.getvalue(), random) if random.random() < 0.2 else stream.getvalue()
@@ -372,7 +405,11 @@ def parquet(data: bytes, random: Random, depth: int) -> bytes:
     if random.random() < 0.6:
         footer = int.from_bytes(data[-8:-4], "little")
         begin = max(0, len(data) - 8 - footer)
-        return data[:begin] + damaged(data[begin:-8], random) + data[-8:] if random.random() < 0.5 else damaged(data, random)
+        return (
+            data[:begin] + damaged(data[begin:-8], random) + data[-8:]
+            if random.random() < 0.5
+            else damaged(data, random)
+        )
     table = pq.read_table(io.BytesIO(data))
     name = random.choice(table.column_names)
     values = table.column(name).to_pylist()
@@ -382,7 +419,12 @@ def parquet(data: bytes, random: Random, depth: int) -> bytes:
     column = whole if random.random() < 0.6 else [*values[:place], None, *values[place + 1 :]]
     table = table.set_column(table.column_names.index(name), name, pa.array(column))
     stream = io.BytesIO()
-    pq.write_table(table, stream, compression=random.choice(("none", "gzip", "snappy", "zstd")), use_dictionary=random.random() < 0.5)
+    pq.write_table(
+        table,
+        stream,
+        compression=random.choice(("none", "gzip", "snappy", "zstd")),
+        use_dictionary=random.random() < 0.5,
+    )
     return stream.getvalue()
 
 

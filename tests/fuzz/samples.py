@@ -79,7 +79,16 @@ def minari_of(folder: Path, name: str, observation_space=VECTOR, action_space=TO
             else seen if isinstance(observation_space, spaces.Text) else np.array(seen)
         )  # fmt: skip
         actions = np.array([action_space.sample() for _ in range(length)])
-        episodes.append(EpisodeBuffer(seed=i, observations=observations, actions=actions, rewards=np.ones(length), terminations=last, truncations=last & False))
+        episodes.append(
+            EpisodeBuffer(
+                seed=i,
+                observations=observations,
+                actions=actions,
+                rewards=np.ones(length),
+                terminations=last,
+                truncations=last & False,
+            )
+        )
     root = folder / ".minari"
     os.environ["MINARI_DATASETS_PATH"] = str(root)
     with warnings.catch_warnings():
@@ -163,17 +172,40 @@ def write_models(folder: Path) -> None:
             weights["log_std"] = torch.zeros(2)
         stream = io.BytesIO()
         torch.save(weights, stream)
-        data = {"policy_kwargs": {"activation_fn": "<class 'torch.nn.modules.activation.Tanh'>", ":serialized:": "gASVA"}, "use_sde": False}
+        data = {
+            "policy_kwargs": {"activation_fn": "<class 'torch.nn.modules.activation.Tanh'>", ":serialized:": "gASVA"},
+            "use_sde": False,
+        }
         with zipfile.ZipFile(place / "model.zip", "w") as archive:
             archive.writestr("data", json.dumps(data))
             archive.writestr("policy.pth", stream.getvalue())
             archive.writestr("_stable_baselines3_version", "2.7.0")
-        statistics = {"obs_mean": np.zeros(3), "obs_var": np.ones(3), "epsilon": np.array(1e-8), "obs_clip": np.array(5.0)}
+        statistics = {
+            "obs_mean": np.zeros(3),
+            "obs_var": np.ones(3),
+            "epsilon": np.array(1e-8),
+            "obs_clip": np.array(5.0),
+        }
         np.savez(place / "statistics.npz", **statistics)
         (place / "statistics.json").write_text(json.dumps({key: value.tolist() for key, value in statistics.items()}))
-    arrays = {"W0": np.ones((3, 4)), "b0": np.zeros(4), "W1": np.ones((4, 2)), "b1": np.zeros(2), "log_std": np.zeros(2)}
-    words = {"act": np.array("tanh"), "head": np.array("box_clip"), "low": -np.ones(2), "high": np.ones(2), "obs_clip": np.array(5.0)}
-    for name, content in (("arrays", arrays | words), ("several", {f"it{i}/{k}": v for i in (2, 10) for k, v in (arrays | words).items()})):
+    arrays = {
+        "W0": np.ones((3, 4)),
+        "b0": np.zeros(4),
+        "W1": np.ones((4, 2)),
+        "b1": np.zeros(2),
+        "log_std": np.zeros(2),
+    }
+    words = {
+        "act": np.array("tanh"),
+        "head": np.array("box_clip"),
+        "low": -np.ones(2),
+        "high": np.ones(2),
+        "obs_clip": np.array(5.0),
+    }
+    for name, content in (
+        ("arrays", arrays | words),
+        ("several", {f"it{i}/{k}": v for i in (2, 10) for k, v in (arrays | words).items()}),
+    ):
         (folder / name).mkdir()
         np.savez_compressed(folder / name / "policy.npz", **content)
 
@@ -261,9 +293,17 @@ def write_documents(folder: Path) -> None:
     write_run(folder / "settings")
     shutil.copy(folder / "settings" / "run" / "config.toml", folder / "settings" / "config.toml")
     shutil.rmtree(folder / "settings" / "run")
-    spec = {"id": "CartPole-v1", "entry_point": "gymnasium.envs.classic_control.cartpole:CartPoleEnv", "kwargs": {"sutton_barto_reward": False}, "max_episode_steps": 50, "additional_wrappers": []}
+    spec = {
+        "id": "CartPole-v1",
+        "entry_point": "gymnasium.envs.classic_control.cartpole:CartPoleEnv",
+        "kwargs": {"sutton_barto_reward": False},
+        "max_episode_steps": 50,
+        "additional_wrappers": [],
+    }
     (folder / "environment" / "environment.json").write_text(json.dumps(spec))
-    report = Report("tests/fuzzed-v0", "CartPole-v1", 0, 2, [TargetResult(10.0, [9.0, 11.0], [9, 11])], None, {"strategy": "greedy"})
+    report = Report(
+        "tests/fuzzed-v0", "CartPole-v1", 0, 2, [TargetResult(10.0, [9.0, 11.0], [9, 11])], None, {"strategy": "greedy"}
+    )
     report.to_json(folder / "report" / "report.json")
     for cell in cells_in(folder / "cells"):
         finished_cell(cell, report)

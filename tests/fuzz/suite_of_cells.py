@@ -28,5 +28,11 @@ def cells_in(folder: Path) -> list[Cell]:
 def finished_cell(cell: Cell, report: Report) -> None:
     """Write what a finished cell writes."""
     found = {"update": 4, "report": report.to_dict()}
-    finished = {"last": found, "best": found | {"of": 2}, "parameters": 10, "parameters_sha256": "0" * 64, "seconds": 1.5}
+    finished = {
+        "last": found,
+        "best": found | {"of": 2},
+        "parameters": 10,
+        "parameters_sha256": "0" * 64,
+        "seconds": 1.5,
+    }
     write_cell(cell, finished)

@@ -36,11 +36,11 @@ def read(path: Path, env: Environment | None, columns: object = None) -> Flat:
         lacking = [name for name in names if name not in episode]
         if lacking:
             raise InputError(
-                f"episode {i} of {path} has no {lacking[0]}; it holds {', '.join(map(str, episode)) or 'nothing'}."
+                f"episode {i} of {path} has no {lacking[0]}; it holds {', '.join(texts_in(episode)) or 'nothing'}."
             )
         episodes.append({name: budget.array(episode[name], f"{name} of episode {i}") for name in names})
     parts, starts = stack_episodes(episodes, names, str(path))
-    return split_by_dict(parts, starts, ends, sorted(set(map(str, content[0])) - set(names)), path)
+    return split_by_dict(parts, starts, ends, sorted({*texts_in(content[0])} - set(names)), path)
 
 
 def split_by_dict(parts: dict[str, Array], starts: Array, ends: str, ignored: list[str], path: Path) -> Flat:
@@ -68,6 +68,11 @@ def split_by_dict(parts: dict[str, Array], starts: Array, ends: str, ignored: li
     if ignored:
         flat.assumed["ignored"] = ", ".join(ignored)
     return flat
+
+
+def texts_in(episode: dict[Any, Any]) -> list[str]:
+    """The names in an episode; a number may be a key too, and may have more digits than Python writes."""
+    return [name for name in episode if isinstance(name, str)]
 
 
 class Budget:
