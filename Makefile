@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 # a worker a core, each with one thread (tests/conftest.py)
 PYTEST  = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+MINUTES ?= 10
 PINS   := setup.cfg pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint bench bench-check clean
+.PHONY: help demo test fast lint bench bench-check fuzz clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +42,11 @@ bench: $(VENV)/.test  ## compare with other implementations (an otherwise idle m
 
 bench-check: $(VENV)/.test  ## measure again what benchmarks/RESULTS.md claims (under 3 minutes)
 	$(BIN)/python benchmarks/check.py
+
+# atheris has wheels for Linux and few versions of Python; without it the mutations are led by messages alone, and the program says so.
+fuzz: $(VENV)/.test  ## give damaged files to every loader (MINUTES=10 each; TARGETS="npz pickle" for some)
+	-$(PIP) --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/loaders.py --minutes $(MINUTES) $(TARGETS)
 
 clean:  ## remove the environment and the caches, keep runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

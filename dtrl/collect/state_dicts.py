@@ -6,6 +6,7 @@ interpreted (`dtrl.trajectories.formats.pickled`), nothing is called, and no ten
 import io
 import math
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class TensorMachine(Machine):
     """The stack of a pickle of tensors, whose numbers are members of an archive."""
 
     def __init__(self, where: str, size: int, archive: zipfile.ZipFile, root: str) -> None:
-        made = {
+        made: dict[str, Callable[..., Any]] = {
             "collections OrderedDict": lambda *_: {},
             "torch._utils _rebuild_tensor_v2": self.tensor,
             "torch._utils _rebuild_parameter": lambda data, *_: data,

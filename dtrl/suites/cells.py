@@ -120,7 +120,8 @@ def check_cell(document: Any) -> None:
         if checkpoint == "last" or found is not None:
             [target] = found["report"]["targets"]
             assert isinstance(target["mean"], int | float)
-            assert {"iqm", "ci95"} <= target.keys() and "update" in found
+            assert {"iqm", "ci95"} <= target.keys()
+            assert "update" in found
 
 
 def is_finished(cell: Cell) -> bool:

@@ -121,7 +121,7 @@ def load_checkpoint(
     begun = asdict(TrainingConfig()) | training["training"]  # a setting that the run did not know yet was off
     refuse(run, "with other settings", differences(asdict(config), begun, FREE))
     if experience is not None:
-        refuse(run, "with other settings", differences(experience.settings(), online))
+        refuse(run, "with other settings", differences(experience.settings(), online or {}))
         experience.load(folder)
     policy.model.load_state_dict(stored.model.state_dict())
     policy.updates = stored.updates

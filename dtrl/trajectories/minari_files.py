@@ -147,7 +147,8 @@ def check_claims(
                 shape, _ = column_layout(leaf.space)
                 if not isinstance(leaf.space, spaces.Text) and np.shape(value)[1:] != shape:
                     raise InputError(
-                        f"{leaf.name(role)} of episode {i} of {name} have shape {np.shape(value)[1:]} a step, and the metadata state {shape}; get the dataset again."
+                        f"{leaf.name(role)} of episode {i} of {name} have shape {np.shape(value)[1:]} a step, and the metadata state {shape}; "
+                        "get the dataset again."
                     )
     if found != steps:
         raise InputError(

@@ -41,7 +41,7 @@ def references_of(data: Any, content: Any, where: str) -> Any:
     stored, count = data.get_create_plist(), data.shape[0]
     if stored.get_layout() == h5d.CONTIGUOUS:
         begin = data.get_offset() or 0
-        raw = bytes(content[begin : begin + data.get_storage_size()])
+        raw = bytearray(content[begin : begin + data.get_storage_size()])
     elif stored.get_layout() == h5d.CHUNKED:
         (width,) = stored.get_chunk()
         raw = bytearray(-(-count // width) * width * REFERENCE.itemsize)

@@ -13,6 +13,7 @@ import tomllib
 import zipfile
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -217,8 +218,8 @@ def another(value: Any, random: Random) -> Any:
         lambda: random.choice(TEXTS),
         lambda: random.choice((True, False)),
         lambda: None,
-        lambda: [],
-        lambda: {},
+        list,
+        dict,
         lambda: [random.choice(NUMBERS) for _ in range(random.choice((1, 2, 3, 40)))],
         lambda: {random.choice(TEXTS): random.choice(NUMBERS)},
         lambda: [value],
@@ -443,8 +444,8 @@ FRAGMENTS = [
 
 def pickled(data: bytes, random: Random, depth: int) -> bytes:
     """A pickle with an opcode gone, doubled, moved, put in, or with another argument."""
-    places = [position for _, _, position in pickletools.genops(data)] + [len(data)]
-    codes = [data[a:b] for a, b in zip(places, places[1:])]
+    places = [*(position for _, _, position in pickletools.genops(data)), len(data)]
+    codes = [data[a:b] for a, b in pairwise(places)]
     i, j = random.randrange(len(codes)), random.randrange(len(codes))
     change = random.randrange(6)
     if change == 0:

@@ -145,7 +145,9 @@ def write_policies(folder: Path) -> None:
     ExportedPolicy.of(policy(vectors, attention="full"), "numpy").save(folder / "numpy" / "policy.safetensors")
 
 
-RUN = {"updates": 2, "batch_size": 2, "context_length": 3, "width": 8, "layers": 1, "heads": 2, "warmup_updates": 0, "log_every": 1, "checkpoint_every": 1}  # fmt: skip
+RUN = {
+    "updates": 2, "batch_size": 2, "context_length": 3, "width": 8, "layers": 1, "heads": 2, "warmup_updates": 0, "log_every": 1, "checkpoint_every": 1,
+}  # fmt: skip
 
 
 def write_run(folder: Path) -> None:

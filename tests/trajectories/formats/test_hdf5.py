@@ -95,7 +95,7 @@ def test_a_stated_shape_larger_than_the_file_holds_is_refused_before_it_is_read(
         file.create_dataset("rewards", (2**50,), "f8", chunks=(1024,))
     assert path.stat().st_size < 10**6
     with pytest.raises(
-        InputError, match="rewards of .* states values of 9,007,199,254,740,992 bytes, and holds 0 bytes"
+        InputError, match=r"rewards of .* states values of 9,007,199,254,740,992 bytes, and holds 0 bytes"
     ):
         dtrl.load_trajectories(path)
 
