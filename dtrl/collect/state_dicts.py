@@ -60,6 +60,8 @@ def read_state_dict(content: bytes | Path, where: str) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(t, Tensor) for key, t in found.items()
     ):
         raise InputError(f"{where} is not a state dict: it holds more than tensors by name; save state_dict() alone.")
+    if sum(tensor.nbytes for tensor in found.values()) > TIMES * size:
+        raise InputError(f"{where} names the same numbers again and again, more than the file can hold; get it again.")
     return found
 
 
@@ -73,7 +75,7 @@ class TensorMachine(Machine):
             "torch._utils _rebuild_parameter": lambda data, *_: data,
         }
         super().__init__(where, size, made | dict.fromkeys(DTYPES, refuse))
-        self.archive, self.root, self.numbers = archive, root, TIMES * size
+        self.archive, self.root = archive, root
         self.storages: dict[tuple[str, str], Tensor] = {}
 
     def step(self, opcode: str, argument: Any, place: int) -> None:
@@ -99,7 +101,7 @@ class TensorMachine(Machine):
         return self.storages[kind.text, key]
 
     def tensor(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-        """A view of a storage that stays within it and names no number twice."""
+        """A view of a storage that stays within it and names no more numbers than it has."""
         if not isinstance(storage, Tensor) or not isinstance(shape, tuple) or not isinstance(strides, tuple):
             raise ValueError("a tensor without numbers or shape")
         numbers = (offset, *shape, *strides)
@@ -109,9 +111,6 @@ class TensorMachine(Machine):
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if count and (count > len(storage) or last >= len(storage)):
             raise ValueError(f"a tensor of shape {shape} in {len(storage)} numbers")
-        self.numbers -= count * storage.itemsize
-        if self.numbers < 0:
-            raise ValueError("the same numbers named again and again")
         return storage.as_strided(shape, strides, offset) if count else storage.new_empty(shape)
 
 

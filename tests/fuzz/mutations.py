@@ -249,7 +249,7 @@ def zipped(data: bytes, random: Random, depth: int) -> bytes:
     elif change < 0.9:
         members[i] = random.choice((*TEXTS[1:6], name + ".npy", name.removesuffix(".npy"), "W0.npy", "data")), inside
     elif change < 0.93:
-        members[i] = name, inside + bytes(random.choice((2**16, LARGEST, 64 * LARGEST)))
+        members[i] = name, inside + bytes(random.choice((2**16, LARGEST, 8 * LARGEST)))
     stored = random.choice(
         (zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     )
@@ -257,7 +257,7 @@ def zipped(data: bytes, random: Random, depth: int) -> bytes:
     with zipfile.ZipFile(stream, "w", stored) as archive:
         for member, value in members:
             if member not in archive.namelist() or random.random() < 0.5:
-                archive.writestr(member, value)
+                archive.writestr(zipfile.ZipInfo(member), value, stored)
     whole = stream.getvalue()
     return false_sizes(whole, random) if change >= 0.93 else whole
 
