@@ -132,7 +132,8 @@ def checked(path: Path, found: str, expected: str, text: str) -> dict[str, Any]:
 
 def undescribed(path: Path, document: Mapping[str, Any], what: str, error: Exception) -> InputError:
     """For a document that was written with its hash and yet makes no sense, which may show anywhere."""
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    said = " ".join(str(error).split())[:200]
+    reason = said if isinstance(error, InputError) else f"{type(error).__name__}: {said}"
     version = str(document.get("dtrl"))[:40]
     return InputError(
         f"{path} does not describe a {what} this dtrl can build ({reason}); use the dtrl that wrote it ({version})."

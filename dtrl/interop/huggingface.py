@@ -206,6 +206,9 @@ def model_config(
         raise InputError(
             f"activation_function {activation!r} of {name} has no counterpart in dtrl, which has {', '.join(ACTIVATIONS)}; run it in transformers."
         )
+    dropout = settings.get("resid_pdrop", ModelConfig.dropout)
+    if type(dropout) not in (int, float):
+        raise InputError(f"resid_pdrop in the settings of {name} is {dropout!r}; a number is expected.")
     if context_length is None:
         context_length = settings.get("max_length") or ModelConfig.context_length
     return ModelConfig(
@@ -215,7 +218,7 @@ def model_config(
         layers=size(settings, "n_layer", name),
         heads=size(settings, "n_head", name),
         activation=ACTIVATIONS[activation],
-        dropout=settings.get("resid_pdrop", ModelConfig.dropout),
+        dropout=dropout,
         head=head,
         timestep_embedding=True,
         max_timestep=size(settings, "max_ep_len", name),

@@ -17,7 +17,7 @@ from dtrl.errors import InputError, reason_of
 from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leaves, space_from_json, unflatten
 from dtrl.trajectories.columns import Array
 from dtrl.trajectories.filling import column_layouts, empty_columns, fill_episode, parts_of
-from dtrl.trajectories.pieces import pieces_of
+from dtrl.trajectories.heaps import pieces_of
 
 USUAL = 64
 """Columns are at most so many times larger than the files of an honest dataset: Minari compresses images alone, as JPEG."""

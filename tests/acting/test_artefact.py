@@ -204,6 +204,19 @@ def test_the_hash_covers_more_than_bytes(file, change):
 TAMPERINGS = {
     "another width": lambda d: d["model"].update(width=16),
     "another depth": lambda d: d["model"].update(layers=2),
+    "a width that no memory holds": lambda d: d["model"].update(width=2**40),
+    "layers without end": lambda d: d["model"].update(layers=10**12),
+    "bins without end": lambda d: d["model"].update(preset="dt_discrete", bins=10**12),
+    "a timestep table that no memory holds": lambda d: d["model"].update(max_timestep=2**45),
+    "a space without end": lambda d: d.update(action_space=json.dumps({"type": "MultiBinary", "n": 10**12})),
+    "choices without end": lambda d: d.update(
+        action_space=json.dumps({"type": "Discrete", "dtype": "int64", "start": 0, "n": 2**60})
+    ),
+    "a space that is a list": lambda d: d.update(observation_space="[]"),
+    "a space in a space for ever": lambda d: d.update(
+        observation_space='{"type": "Tuple", "subspaces": [' * 900 + "]}" * 900
+    ),
+    "a number that no float holds": lambda d: d.update(target_return=10**400),
     "negative width": lambda d: d["model"].update(width=-1),
     "heads that do not divide the width": lambda d: d["model"].update(heads=3),
     "code as a preset": lambda d: d["model"].update(preset="__import__('os').system('true')"),
@@ -255,6 +268,36 @@ def test_a_policy_of_the_dropped_preset_reinformer_is_refused_by_name(file):
     says = rf"^{file} [^\n]*\(preset 'reinformer' is unknown; known: dt, odt, mgdt, [^\n]*\); use the dtrl that wrote it \({dtrl.__version__}\)\.$"
     with pytest.raises(InputError, match=says):
         load_policy(old)
+
+
+def test_a_network_is_not_built_before_its_tensors_are_compared(file, monkeypatch):
+    def build(*_):
+        assert torch.empty(1).is_meta, "memory was taken"
+        return torch.nn.Linear(7, 7)
+
+    monkeypatch.setattr("dtrl.acting.policy.build", build)
+    with pytest.raises(InputError, match=r"its settings ask for weight of shape \[7, 7\], and it holds no such tensor"):
+        load_policy(file)
+
+
+@pytest.mark.parametrize("text", ["[" * 5_000, "3", "null", "{", '{"a": 1'])
+def test_a_document_of_another_form_is_refused(file, text):
+    """With a hash that fits, as only someone who means it would write."""
+    tensors, _ = load_artefact(file)
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    save_file(tensors, file, metadata={"dtrl": text, "sha256": digest(tensor_parts(tensors), text)})
+    with pytest.raises(InputError, match=r"policy.safetensors holds (no description|a description that is no JSON)"):
+        load_policy(file)
+
+
+def test_numbers_that_numpy_lacks_are_refused(tmp_path):
+    text = '{"engine": "numpy", "format": 1}'
+    for dtype in (torch.float8_e4m3fn, torch.bfloat16):
+        tensors = {"a": torch.zeros(3, dtype=dtype)}
+        metadata = {"dtrl": text, "sha256": digest(tensor_parts(tensors), text)}
+        save_file(tensors, tmp_path / "odd.safetensors", metadata=metadata)
+        with pytest.raises(InputError, match=r"odd\.safetensors"):
+            load_policy(tmp_path / "odd.safetensors")
 
 
 def test_a_place_that_cannot_be_written_is_refused_and_what_was_there_stays(policy, file):

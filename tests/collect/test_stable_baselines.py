@@ -253,6 +253,14 @@ def test_other_policies_are_refused_by_name(parameters, message):
         array_policy_of(parameters, Box(-1, 1, (3,)), Discrete(2), "it")
 
 
+@pytest.mark.parametrize("odd", [{"epsilon": np.zeros(2)}, {"obs_clip": np.ones(3)}, {"obs_var": np.ones(2)}])
+def test_statistics_of_other_shapes_are_refused(tmp_path, odd):
+    np.savez(tmp_path / "statistics.npz", **({"obs_mean": np.zeros(3), "obs_var": np.ones(3)} | odd))
+    identity = {"W0": np.eye(3), "b0": np.zeros(3), "act": np.array("relu"), "head": np.array("box_clip")}
+    with pytest.raises(InputError, match=r"statistics\.npz"):
+        with_statistics(policy_of(identity, "it"), tmp_path / "statistics.npz")
+
+
 def test_files_that_are_no_models_are_refused(tmp_path):
     spaces = Box(-1, 1, (3,)), Discrete(2)
     with pytest.raises(InputError, match=r"none.zip cannot be read \(No such file"):

@@ -223,3 +223,31 @@ def test_the_timing_is_kept_beside_the_report_and_makes_no_difference(report, tm
     assert timing.text() == (
         "environment 2.0 s in 2 workers, this process waited 0.5 s; model 1.5 s; 5,000 steps in 2.5 s, 2,000 steps/s"
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: [],
+        lambda d: d | {"dataset": 3.5},
+        lambda d: d | {"seed": "0"},
+        lambda d: d | {"targets": [d["targets"][0] | {"lengths": "ab"}]},
+        lambda d: d | {"targets": [d["targets"][0] | {"lost": None}]},
+        lambda d: d | {"settings": []},
+        lambda d: d | {"faults": [3]},
+        lambda d: d | {"sweep": {"support": 1}},
+    ],
+)
+def test_a_report_that_cannot_be_shown_is_refused(tmp_path, change):
+    path = tmp_path / "report.json"
+    Report("tests/a-v0", "CartPole-v1", 0, 2, [TargetResult(1.0, [1.0, 2.0], [1, 2])]).to_json(path)
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(InputError, match=r"report\.json is not an evaluation report"):
+        Report.from_json(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"a": ' * 5000, "{"])
+def test_a_report_that_is_no_json_is_refused(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(InputError, match=r"report\.json is not JSON"):
+        Report.from_json(tmp_path / "report.json")

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from dtrl.acting import CONTEXTS, Policy
 from dtrl.errors import InputError
-from dtrl.interop import from_transformers
+from dtrl.interop import from_transformers, huggingface
 from dtrl.windows import Batch
 
 transformers = pytest.importorskip("transformers")
@@ -363,6 +363,8 @@ def test_spaces_come_from_the_environment():
         ("n_head", "one"),
         ("max_ep_len", None),
         ("hidden_size", 16),
+        ("activation_function", ["relu"]),
+        ("resid_pdrop", {"a": 1}),
     ],
 )
 def test_setting_without_a_counterpart_is_refused_by_name(setting, value):
@@ -392,6 +394,25 @@ def test_setting_without_a_counterpart_is_refused_by_name(setting, value):
 def test_wrong_option_is_refused_by_name(options, message):
     with pytest.raises(InputError, match=message):
         from_transformers(peer(), **{"target_return": TARGET, **options})
+
+
+@pytest.mark.parametrize(("setting", "value"), [("hidden_size", 2**40), ("n_layer", 10**12), ("max_ep_len", 2**45)])
+def test_settings_that_state_more_than_the_weights_hold_are_refused(setting, value):
+    model = peer()
+    with pytest.raises(InputError, match=f"{setting} in the settings of .* is {value}, and its tensors together hold"):
+        imported((model.state_dict(), {**model.config.to_dict(), setting: value}))
+
+
+def test_a_network_is_not_built_before_its_tensors_are_compared(monkeypatch):
+    model, build = peer(), huggingface.build
+
+    def build_without_memory(*given):
+        assert torch.empty(1).is_meta, "memory was taken"
+        return build(*given)
+
+    monkeypatch.setattr(huggingface, "build", build_without_memory)
+    with pytest.raises(InputError, match="lacks"):
+        imported((model.state_dict(), {**model.config.to_dict(), "n_layer": 900}))
 
 
 def test_foreign_weights_are_refused_by_name(folder):

@@ -15,6 +15,7 @@ from dtrl.errors import InputError
 from dtrl.evaluation.aggregates import aggregate, iqm
 from dtrl.suites import benchmark, page, run_suite, running
 from dtrl.suites.data import why_missing
+from dtrl.suites.running import read_means
 from dtrl.suites.table import interval, markdown
 
 DATASET = "tests/cartpole-v0"
@@ -264,3 +265,31 @@ def test_a_policy_of_a_file_stands_in_the_tables(table, read, here, tmp_path):
     with pytest.raises(InputError, match=r"none\.zip cannot be read"):
         run_suite(read(table), tmp_path / "others")
     assert not (tmp_path / "others").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: [],
+        lambda d: d | {"settings": []},
+        lambda d: d | {"settings": {"reference": 3}},
+        lambda d: d | {"finished": "yes"},
+        lambda d: d | {"last": None},
+        lambda d: d | {"best": {"update": 1, "report": {"targets": []}}},
+        lambda d: {name: value for name, value in d.items() if name != "seconds"},
+    ],
+)
+def test_a_damaged_cell_is_named(table, read, here, tmp_path, damage):
+    table["entry"], table["seeds"] = table["entry"][1:], 1
+    run_suite(read(table), tmp_path)
+    (path,) = tmp_path.rglob("cell.json")
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(InputError, match=f"{path} is not what a suite writes"):
+        run_suite(read(table), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[", "[" * 5000, "[1]", '{"a": 1}', '{"2": []}'])
+def test_damaged_evaluations_are_named(tmp_path, text):
+    (tmp_path / "evaluations.json").write_text(text)
+    with pytest.raises(InputError, match=r"evaluations\.json is not what a suite writes"):
+        read_means(tmp_path / "evaluations.json")

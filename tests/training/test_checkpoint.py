@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save as save_tensors
 
 import dtrl
 from dtrl.acting.artefact import load_artefact, parameters_sha256, save_artefact
@@ -25,6 +27,7 @@ from dtrl.acting.runs import MANIFEST, POLICY_FILE, checkpoints, newest_checkpoi
 from dtrl.errors import InputError
 from dtrl.files import held
 from dtrl.training import checkpoint
+from dtrl.training.logging import newest_scalars
 from dtrl.training.trainer import Interrupted
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
@@ -230,6 +233,50 @@ def test_a_damaged_file_of_a_checkpoint_is_noticed_and_named(finished, damage, n
     if damage != "missing" or name != "manifest.json":  # a folder without a manifest is no checkpoint's
         with pytest.raises(InputError, match=says):
             dtrl.load_policy(path.parent)
+
+
+def resealed(logdir, name, content):
+    """The newest checkpoint with other content of a file, and a manifest that fits: what only someone who means it would do."""
+    folder = newest_checkpoint(logdir)
+    (folder / name).write_bytes(content)
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    return logdir
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"[" * 5000, b"{}", b'{"training": 3}', b'{"training": {}, "online": []}', b"\xff"]
+)
+def test_settings_that_no_run_writes_are_refused(finished, content):
+    with pytest.raises(InputError, match=r"training\.json is not what a run writes"):
+        train(resealed(finished(), "training.json", content), resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: {"x": torch.zeros(1)},
+        lambda t: {"999.step": torch.zeros(())},
+        lambda t: {name: v[..., :1].contiguous() if v.dim() else v for name, v in t.items()},
+        lambda t: {name: v for name, v in t.items() if name != "0.exp_avg"},
+        lambda t: {name.replace("0.", "-1."): v for name, v in t.items()},
+    ],
+)
+def test_the_state_of_another_optimiser_is_refused(finished, change):
+    logdir = finished()
+    path = newest_checkpoint(logdir) / "optimizer.safetensors"
+    content = save_tensors(change(load_tensors(path)))
+    with pytest.raises(InputError, match=r"optimizer\.safetensors is not of this run's optimiser"):
+        train(resealed(logdir, path.name, content), resume=True)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000 + "\n", "3\n", '{"train/loss": "x"}\n', "{\n"])
+def test_lines_of_progress_that_no_run_writes_are_passed_over(finished, text):
+    logdir = finished()
+    with open(logdir / "progress.jsonl", "a") as stream:
+        stream.write(text)
+    assert newest_scalars(logdir)["update"] == UPDATES
+    train(logdir, resume=True)
 
 
 @pytest.mark.parametrize("name", FILES)

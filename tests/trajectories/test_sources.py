@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -26,7 +27,7 @@ from minari.serialization import serialize_space
 
 from dtrl.errors import InputError
 from dtrl.spaces import flatten, leaves, numbers_of, stack
-from dtrl.trajectories import cache, describe, load_trajectories, local_datasets, sources
+from dtrl.trajectories import cache, describe, load_trajectories, local_datasets, minari_files, sources
 
 BOX = spaces.Box(-1, 1, (2,))
 COLUMNS = ("actions", "rewards", "terminations", "truncations")
@@ -280,6 +281,57 @@ def test_a_broken_cache_is_built_again(broken, damage):
     path.unlink() if damage == "missing" else path.write_bytes(content[: len(content) // 2])
     assert_as_minari(load_trajectories(name), name)
     assert path.read_bytes() == content
+
+
+def test_a_cache_of_another_form_is_built_again():
+    name = record()
+    loaded = load_trajectories(name)  # maps the files that are damaged below
+    expected = replace(loaded, columns={key: np.array(column) for key, column in loaded.columns.items()})
+    (path,) = cache.cache_folder().rglob("columns.json")
+    names = json.loads(path.read_text())
+    changes = {
+        "fewer steps": lambda a: a[:-1],
+        "another type": lambda a: a.astype(np.float16),
+        "no array": lambda a: {"a": a},
+    }
+    for column in ("observations", "episode_starts"):
+        for change in changes.values():
+            file = path.parent / names[column]
+            altered = change(np.load(file))
+            np.savez(str(file) + ".npz", **altered) if isinstance(altered, dict) else np.save(file, altered)
+            if isinstance(altered, dict):
+                os.replace(str(file) + ".npz", file)
+            again = load_trajectories(name)
+            np.testing.assert_array_equal(again.observations, expected.observations)
+            np.testing.assert_array_equal(again.episode_starts, expected.episode_starts)
+    for text in ("[" * 5000, '{"rewards": 3}', '{"rewards": "../../x.npy"}'):
+        path.write_text(text)
+        np.testing.assert_array_equal(load_trajectories(name).rewards, expected.rewards)
+
+
+def test_parts_may_have_any_name():
+    """No two share a file of the cache, and none is too long for one, or no name of a file at all."""
+    odd = {"a.b": BOX, "a": spaces.Dict({"b": BOX, "\0": BOX}), "x" * 300: BOX, "..": BOX}
+    layout = minari_files.column_layouts(3, 1, spaces.Dict(odd), BOX)
+
+    def build(allocate):
+        columns = {key: allocate(key, shape, dtype) for key, (shape, dtype) in layout.items()}
+        columns["observations/a.b"][...], columns["observations/a/b"][...] = 0.25, 0.5
+        return {**columns, "episode_starts": np.zeros(1, np.int64)}
+
+    found = cache.store("odd", build, lambda columns: True)
+    assert found.keys() == {*layout, "episode_starts"}
+    assert (found["observations/a.b"] == 0.25).all()
+    assert (found["observations/a/b"] == 0.5).all()
+
+
+def test_an_image_of_another_size_is_refused_before_it_is_decoded():
+    images = spaces.Box(0, 255, (32, 40, 3), np.uint8)
+    name = record(observation_space=images, jpeg_encoding=True)
+    assert load_trajectories(name).observations.shape == (8, 32, 40, 3)
+    edit_metadata(name, observation_space=serialize_space(spaces.Box(0, 255, (40, 32, 3), np.uint8)))
+    with pytest.raises(InputError, match=r"an image of shape \(32, 40, 3\), and the space is"):
+        load_trajectories(name)
 
 
 def test_a_broken_index_is_written_again():
@@ -536,6 +588,19 @@ WRONG_METADATA = {
     "half an episode": ({"total_episodes": 1.5}, "metadata.json states total_episodes 1.5"),
     "steps not stated": ({"total_steps": None}, "metadata.json states total_steps None"),
     "more steps than any disk holds": ({"total_steps": 10**17}, r"state 1\d+ steps, and its episodes hold 8"),
+    "more episodes than bytes": ({"total_episodes": 10**12}, "state 1000000000000 episodes, and its files hold"),
+    "a shape that no disk holds": (
+        {"observation_space": json.dumps({"type": "MultiBinary", "n": 10**12})},
+        r"observations of episode 0 .* have shape \(2,\) a step, and the metadata state \(1000000000000,\)",
+    ),
+    "texts without end": (
+        {"observation_space": serialize_space(spaces.Text(10**9))},
+        "texts of up to 1000000000 characters",
+    ),
+    "a space in a space for ever": (
+        {"action_space": '{"type": "Tuple", "subspaces": [' * 900 + "]}" * 900},
+        "do not state its action space",
+    ),
     "unknown format": ({"data_format": "zarr"}, "data of tests/made-v0 .*cannot be read .*zarr"),
     "no format": ({"data_format": None}, "data of tests/made-v0 .*cannot be read .*data_format"),
     "another shape": ({"action_space": serialize_space(spaces.Box(-1, 1, (3,)))}, r"actions of episode 0 .*\(3, 2\)"),
@@ -552,7 +617,7 @@ def test_metadata_that_disagree_with_the_data_are_refused(changes, message):
         load_trajectories(name)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\xff", "[" * 100_000])
 def test_metadata_that_are_no_object_are_named(text):
     path = folder_of(record()) / "metadata.json"
     path.write_bytes(text.encode("latin-1"))

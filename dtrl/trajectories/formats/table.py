@@ -74,7 +74,7 @@ def text_columns(
                 raise InputError(f"line {first + i} of {path} has {len(row)} fields, and the header {len(header)}.")
         for name, index in wanted.items():
             texts = [row[index] for row in chunk]
-            pieces[name].append(np.array(texts) if name in words else numbers(texts, name, first, path))
+            pieces[name].append(np.array(texts, dtype=object) if name in words else numbers(texts, name, first, path))
         first += len(chunk)
     empty: Array = np.zeros(0)
     return {name: np.concatenate(parts) if parts else empty for name, parts in pieces.items()}

@@ -162,6 +162,8 @@ HOSTILE = {
     "a state for a list": b"\x80\x02])b.",
     "no end": b"\x80\x02]",
     "nothing": b"",
+    "a tower of tuples as an encoding": b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aNq\x00" + b"0h\x00h\x00\x86q\x00" * 60 + b"\x86R.",
+    "a tower of tuples as a dtype": b"\x80\x02cnumpy\ndtype\nNq\x00" + b"0h\x00h\x00\x86q\x00" * 60 + b"\x85R.",
     "a list as a key": b"\x80\x02}]K\x01s.",
     "the same text again": b"\x80\x02c_codecs\nencode\nq\x00X" + struct.pack("<I", 9000) + b"a" * 9000 + b"q\x01X\x06\x00\x00\x00latin1q\x020"
     + b"]q\x030" + b"h\x03h\x00h\x01h\x02\x86Ra0" * 100 + b".",

@@ -1,5 +1,7 @@
 """Tables: columns by name, ids of any kind, and the line of what is wrong."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -79,6 +81,10 @@ WRONG = {
     "an end in the middle": (TEXT.replace("1.5,False", "1.5,True"), COLUMNS | {"terminal": ["over"]}, "column 'over' of .* is set at row 0"),
     "NaN": (TEXT.replace("0.25", "nan"), COLUMNS, "observations of .* hold NaN.* at row 1"),
     "the same name twice": (TEXT.replace("id,x,v", "id,x,x"), COLUMNS | {"observation": ["x"]}, "has 2 columns 'x'"),
+    "next observations of another width": (
+        TEXT, COLUMNS | {"next_observation": ["x"]}, r"next_observations of .* have shape \(\), and observations \(2,\)",
+    ),
+    "no rows and no episodes": (TEXT.split("\n")[0] + "\n", COLUMNS | {"terminal": ["over"]}, "holds no step"),
     "no rows": (TEXT.split("\n")[0] + "\n", COLUMNS, "holds no step"),
 }  # fmt: skip
 
@@ -87,6 +93,18 @@ WRONG = {
 def test_a_wrong_table_is_refused_with_column_and_line(write_text, text, columns, message):
     with pytest.raises(InputError, match=message):
         dtrl.load_trajectories(write_text(text), columns=columns)
+
+
+def test_one_long_id_takes_no_more_memory_than_its_letters(write_text):
+    """NumPy's texts are all as long as the longest."""
+    rows = TEXT.splitlines()
+    cells = rows[1].split(",")
+    longer = [",".join([id, *cells[1:]]) for id in ["x" * 100_000, *["y"] * 9_000]]
+    path = write_text("\n".join([rows[0], *longer]))
+    tracemalloc.start()
+    assert read_file(path, columns=COLUMNS)[0].num_episodes == 2
+    assert tracemalloc.get_traced_memory()[1] < 10**8
+    tracemalloc.stop()
 
 
 def test_other_encodings_are_refused(write_text):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dtrl.errors import InputError
-from dtrl.trajectories.pieces import HEAP, objects_of, pieces_of
+from dtrl.trajectories.heaps import HEAP, objects_of, pieces_of
 
 LAYOUTS = {
     "contiguous": {},
