@@ -15,6 +15,8 @@ from dtrl.errors import InputError, reason_of
 Array = npt.NDArray[Any]
 EXPANSION = 1_100
 """Deflate, which zip and HDF5 use, makes nothing smaller than 1 : 1,032."""
+OF_WEIGHTS = 64
+"""The same for trained weights, which hardly get smaller."""
 SLACK = 2**16
 """Bytes that need no reason."""
 PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -22,11 +24,11 @@ LONGEST_HEADER = 10_000
 """Bytes of the header of an array, as NumPy itself reads them."""
 
 
-def check_size(size: int, held: int, where: str) -> None:
-    """Raise InputError for values of `size` bytes from a file that holds `held` bytes of them, where it cannot, or where this machine cannot."""
-    if size > EXPANSION * held + SLACK:
+def check_size(size: int, held: int, where: str, most: int = EXPANSION) -> None:
+    """Raise InputError for values of `size` bytes from a file that holds `held` bytes of them, where these are no `most`th, or this machine has less."""
+    if size > most * held + SLACK:
         raise InputError(
-            f"{where} states values of {size:,} bytes, and holds {held:,} bytes, which no compression makes so many; get the file again."
+            f"{where} states values of {size:,} bytes, and holds {held:,} bytes, which is too little for them however compressed; get the file again."
         )
     if size > (memory := machine_memory()):
         raise InputError(
@@ -57,8 +59,8 @@ def machine_memory() -> int:
     return 2**36
 
 
-def members_of(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zipfile.ZipInfo]:
-    """The members of an archive of `size` bytes, by name. Raises InputError where they are not plain, or state more than the archive can hold."""
+def members_of(archive: zipfile.ZipFile, size: int, where: str, most: int = EXPANSION) -> dict[str, zipfile.ZipInfo]:
+    """The members of an archive of `size` bytes, by name. Raises InputError where they are not plain, or state more than `most` times its size."""
     members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         if member.compress_type not in PLAIN or member.flag_bits & 1:
@@ -70,7 +72,7 @@ def members_of(archive: zipfile.ZipFile, size: int, where: str) -> dict[str, zip
         if member.filename in members:
             raise InputError(f"{where} holds {member.filename[:80]!r} twice; get the file again.")
         members[member.filename] = member
-    check_size(sum(member.file_size for member in members.values()), size, where)
+    check_size(sum(member.file_size for member in members.values()), size, where, most)
     return members
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from dtrl.archives import anything, members_of, read_npz
+from dtrl.archives import OF_WEIGHTS, anything, members_of, read_npz
 from dtrl.collect.array_policy import ACTIVATIONS, Array, ArrayPolicy, check_shapes, number
 from dtrl.documents import parse_json
 from dtrl.errors import InputError, reason_of
@@ -130,7 +130,7 @@ def load_zip(
     where = f"policy {path}"
     try:
         with zipfile.ZipFile(path) as archive:
-            members = members_of(archive, path.stat().st_size, where)
+            members = members_of(archive, path.stat().st_size, where, OF_WEIGHTS)
             data = parse_json(archive.read("data")) if "data" in members else {}
             content = archive.read("policy.pth")
     except InputError:

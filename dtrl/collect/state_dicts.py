@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dtrl.archives import members_of
+from dtrl.archives import OF_WEIGHTS, members_of
 from dtrl.errors import InputError, reason_of
 from dtrl.trajectories.formats.pickled import Machine, Name, interpret
 
@@ -40,7 +40,7 @@ def read_state_dict(content: bytes | Path, where: str) -> dict[str, Tensor]:
     try:
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
         with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as archive:
-            members = members_of(archive, size, where)
+            members = members_of(archive, size, where, OF_WEIGHTS)
             roots = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
             if len(roots) != 1:
                 raise ValueError("it has no data.pkl")

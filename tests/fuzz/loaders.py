@@ -31,7 +31,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 INSTRUMENTED = ["dtrl", "minari", "gymnasium.spaces", "json", "tomllib", "zipfile", "pickletools"]
 """Modules whose lines lead atheris."""
 MEMORY = 512 * 2**20
-"""Bytes that a loader may take, of a sample that has at most 1 MiB."""
+"""Bytes that a loader may take. A file of a sample has at most 256 KiB, which deflate can make 288 MiB."""
 SECONDS = 10.0
 """A load that takes longer is a hang; the samples take milliseconds."""
 NO_MEMORY = re.compile(

@@ -21,7 +21,7 @@ import numpy as np
 import tomli_w
 
 Sample = dict[str, bytes]
-LARGEST = 2**20
+LARGEST = 2**18
 """Bytes of a sample: beyond, a slow read would be no finding."""
 NUMBERS = [
     0, 1, 2, 3, 7, 8, 31, 32, 127, 128, 255, 256, 1000, 2**15 - 1, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1,
@@ -249,7 +249,7 @@ def zipped(data: bytes, random: Random, depth: int) -> bytes:
     elif change < 0.9:
         members[i] = random.choice((*TEXTS[1:6], name + ".npy", name.removesuffix(".npy"), "W0.npy", "data")), inside
     elif change < 0.93:
-        members[i] = name, inside + bytes(random.choice((2**16, LARGEST, 8 * LARGEST)))
+        members[i] = name, inside + bytes(random.choice((2**16, LARGEST, 32 * LARGEST)))
     stored = random.choice(
         (zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
     )
