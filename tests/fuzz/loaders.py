@@ -150,6 +150,10 @@ class Diary:
         self.tried, self.written = 0, 0.0
         self.outcomes: set[str] = set()
 
+    def mutating(self) -> None:
+        """The libraries that mutate a damaged file may hang as well, which is no finding: there is no current sample then."""
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+
     def begin(self, sample: dict[str, bytes]) -> None:
         from mutations import packed
 
@@ -159,6 +163,7 @@ class Diary:
     def end(self, sample: dict[str, bytes], outcome: str, finding: str | None) -> bool:
         """Whether the outcome is a new one."""
         faulthandler.cancel_dump_traceback_later()
+        (self.folder / "current").unlink()
         self.tried += 1
         new = outcome not in self.outcomes
         self.outcomes.add(outcome)
@@ -214,8 +219,8 @@ def led_by_messages(arguments: argparse.Namespace, trial: Trial, diary: Diary) -
     random, corpus = Random(arguments.seed), [*trial.samples]
     until = time.monotonic() + arguments.seconds
     while time.monotonic() < until:
-        parent = random.choice(corpus if random.random() < 0.5 else trial.samples)
-        sample = trial.fresh(random, parent)
+        diary.mutating()
+        sample = trial.fresh(random, random.choice(corpus if random.random() < 0.5 else trial.samples))
         diary.begin(sample)
         outcome, finding = trial.run(sample)
         if diary.end(sample, outcome, finding) and finding is None and len(packed(sample)) < 2**19:
@@ -251,6 +256,7 @@ def led_by_lines(arguments: argparse.Namespace, trial: Trial, diary: Diary) -> N
 
     def mutate_one(data: bytes, max_size: int, seed: int) -> bytes:
         random = Random(seed)
+        diary.mutating()
         try:
             parent = unpacked(data)
         except (ValueError, TypeError):
@@ -298,19 +304,21 @@ def fuzz(name: str, engine: str, minutes: float, seed: int, found: Path) -> dict
                 )
                 stderr.seek(0)
                 said = stderr.read()[-6000:]
+            begun, current = (Path(work) / "progress.json").exists(), Path(work) / "current"
             with contextlib.suppress(OSError, ValueError):
                 more, kinds = json.loads((Path(work) / "progress.json").read_text())
                 tried, outcomes = tried + more, max(outcomes, kinds)
                 (Path(work) / "progress.json").unlink()
             for left_over in Path(work).glob("tmp*"):
                 shutil.rmtree(left_over, ignore_errors=True)
-            if ran.returncode:
-                if not (Path(work) / "current").exists():
-                    sys.exit(f"the child of {name} could not begin:\n{said}")
+            if ran.returncode and not begun and not current.exists():
+                sys.exit(f"the child of {name} could not begin:\n{said}")
+            if ran.returncode and current.exists():
                 how = "hang" if "Timeout (" in said else f"ended by {ran.returncode}"
                 where = re.findall(r'File "[^"]*/dtrl/([^"]*)", line (\d+)', said)
                 outcome = f"{how} at {':'.join(where[0]) if where else '?'}"
-                keep(found, outcome, unpacked((Path(work) / "current").read_bytes()), said)
+                keep(found, outcome, unpacked(current.read_bytes()), said)
+                current.unlink()
             seed += 1
     findings = sorted(path.stem for path in found.glob("*.txt"))
     minutes = round((time.monotonic() - began) / 60, 1)
