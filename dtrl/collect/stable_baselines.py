@@ -144,8 +144,8 @@ def load_zip(
             f"{where} is no model saved by Stable-Baselines3 ({reason_of(error)}); give one with data and policy.pth."
         ) from error
     parameters = read_state_dict(content, f"{where}: policy.pth")
-    if odd := [name for name, tensor in parameters.items() if tensor.dtype not in (torch.float32, torch.float64)]:
-        raise InputError(f"{where}: {odd[0]} holds {parameters[odd[0]].dtype}; float32 or float64 is expected.")
+    if odd := [name for name, tensor in parameters.items() if tensor.dtype == torch.bfloat16]:
+        raise InputError(f"{where}: {odd[0]} holds {parameters[odd[0]].dtype}; save them as float32.")
     arrays = {name: tensor.numpy() for name, tensor in parameters.items()}
     for name, value in arrays.items():
         number(value, f"{where}: {name}")
