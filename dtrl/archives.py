@@ -20,6 +20,8 @@ OF_WEIGHTS = 64
 SLACK = 2**16
 """Bytes that need no reason."""
 PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+PIECE = 2**20
+"""Bytes that are read at a time."""
 LONGEST_HEADER = 10_000
 """Bytes of the header of an array, as NumPy itself reads them."""
 
@@ -122,6 +124,11 @@ def read_array(stream: IO[bytes], held: int, where: str) -> Array:
     count = int(np.prod(shape, dtype=object))
     if not all(type(n) is int and n >= 0 for n in shape) or count * dtype.itemsize > held:
         raise InputError(f"{where} states {count * dtype.itemsize:,} bytes, and the file holds fewer; get it again.")
-    data = stream.read(count * dtype.itemsize)
-    array = np.frombuffer(bytearray(data), dtype, count) if count else np.zeros(0, dtype)
+    data = bytearray(count * dtype.itemsize)
+    room, filled = memoryview(data), 0
+    while filled < len(data):  # piece by piece, as a zip reads what it is asked for into memory of its own first
+        if not (got := stream.readinto(room[filled : filled + PIECE])):  # type: ignore[attr-defined]
+            raise ValueError("the array ends early")
+        filled += got
+    array = np.frombuffer(data, dtype, count) if count else np.zeros(0, dtype)
     return array.reshape(shape, order="F" if fortran else "C")

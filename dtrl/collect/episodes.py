@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from dtrl.archives import anything, read_npz
 from dtrl.errors import InputError
 from dtrl.spaces import Space, leaves, unflatten
 
@@ -72,11 +73,19 @@ def to_bytes(episodes: Sequence[Episode]) -> bytes:
 
 def from_file(path: Path, observation_space: Space, action_space: Space) -> list[Episode]:
     """The episodes of a file that `to_bytes` made, in their spaces."""
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = dict(archive)
-    lengths, seeds = arrays.pop("lengths"), arrays.pop("seeds")
+    arrays, _ = read_npz(path, f"episodes {path}", anything)
+    lengths = lengths_in(arrays, path)
     if not len(lengths):
         return []
+    try:
+        return split(arrays, lengths, observation_space, action_space)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise not_episodes(path) from error
+
+
+def split(arrays: dict[str, Array], lengths: Array, observation_space: Space, action_space: Space) -> list[Episode]:
+    """The episodes that lie end to end in arrays."""
+    seeds = arrays.pop("seeds")
     pieces = {
         name: np.split(values, np.cumsum(lengths + (name.partition("/")[0] == "observations"))[:-1])
         for name, values in arrays.items()
@@ -96,12 +105,23 @@ def from_file(path: Path, observation_space: Space, action_space: Space) -> list
             terminations=pieces["terminations"][i],
             truncations=pieces["truncations"][i],
         )
-        for i, seed in enumerate(seeds)
+        for i, seed in zip(range(len(lengths)), seeds, strict=True)
     ]
 
 
 def file_lengths(path: Path) -> list[int]:
     """Steps of the episodes of a file."""
-    with np.load(path, allow_pickle=False) as archive:
-        lengths: list[int] = archive["lengths"].tolist()
+    arrays, _ = read_npz(path, f"episodes {path}", "lengths".__eq__)
+    lengths: list[int] = lengths_in(arrays, path).tolist()
     return lengths
+
+
+def lengths_in(arrays: dict[str, Array], path: Path) -> Array:
+    lengths = arrays.pop("lengths", None)
+    if lengths is None or lengths.ndim != 1 or lengths.dtype != np.int64 or (lengths < 0).any():
+        raise not_episodes(path)
+    return lengths
+
+
+def not_episodes(path: Path) -> InputError:
+    return InputError(f"{path} holds no episodes as dtrl keeps them; delete it, and make the dataset again.")

@@ -13,6 +13,7 @@ from dtrl.acting import Episode, Policy, rollout
 from dtrl.acting.artefact import load_arrays, parameters_sha256, save_arrays
 from dtrl.acting.rollouts import Env
 from dtrl.config import OnlineConfig
+from dtrl.errors import InputError
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
 from dtrl.trajectories.mixture import joined
@@ -113,10 +114,16 @@ class Experience:
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
-        arrays, counts = load_arrays(folder / EXPERIENCE_FILE)
-        self.rounds, self.episodes, self.steps, self.truncated = (
-            int(counts[name]) for name in ("rounds", "episodes", "steps", "truncated")
-        )
+        path = folder / EXPERIENCE_FILE
+        arrays, counts = load_arrays(path)
+        like = {**self.offline.columns, "episode_starts": self.offline.episode_starts}
+        found, expected = ({n: (a.shape[1:], a.dtype) for n, a in columns.items()} for columns in (arrays, like))
+        names = ("rounds", "episodes", "steps", "truncated")
+        if not all(type(counts.get(name)) is int for name in names) or (arrays and found != expected):
+            raise InputError(
+                f"{path} holds no episodes of this run's spaces; delete that folder to go back to the checkpoint before it."
+            )
+        self.rounds, self.episodes, self.steps, self.truncated = (counts[name] for name in names)
         if arrays:
             starts = arrays.pop("episode_starts")
             self.fill(replace(self.offline, columns=arrays, episode_starts=starts, origin=Origin("rollouts")))
