@@ -164,9 +164,22 @@ def read_episodes(
     HDF5 is read by this module, Arrow by Minari."""
     if metadata.get("data_format") == "hdf5":
         return read_hdf5(folder / "main_data.hdf5", metadata, observation_space, action_space, name)
+    return read_arrow(folder, metadata["total_episodes"])
+
+
+def read_arrow(folder: Path, episodes: int) -> Iterator[dict[str, Any]]:
+    """`read_episodes` of a folder an episode, each of which is checked first: Arrow ends the process where an array states other places than it has."""
     from minari.dataset.minari_storage import MinariStorage
 
-    return iter(MinariStorage.read(folder).get_episodes(range(metadata["total_episodes"])))
+    storage: Any = MinariStorage.read(folder)
+    import pyarrow.dataset
+
+    for i in range(episodes):
+        ignored = ["_", ".", "metadata.json"]
+        parts = pyarrow.dataset.dataset(f"{folder}/{i}", format=storage.FORMAT, ignore_prefixes=ignored)
+        for batch in parts.to_batches():
+            batch.validate(full=True)
+        yield from storage.get_episodes([i])
 
 
 def read_hdf5(
