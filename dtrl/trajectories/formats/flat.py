@@ -87,8 +87,9 @@ def missing_truncations(
 ) -> tuple[Array, str]:
     """Where episodes were cut, for a file that does not say so; and how that was found out."""
     cut = np.zeros(len(terminations), dtype=bool)
-    if "next_observations" in fields and len(cut) > 1:
-        following, actual = np.asarray(fields["next_observations"])[:-1], np.asarray(fields["observations"])[1:]
+    following, actual = fields.get("next_observations", cut)[:-1], fields["observations"][1:]
+    if len(cut) > 1 and following.shape == actual.shape and "next_observations" in fields:
+        following, actual = following.astype(np.float64), actual.astype(np.float64)
         jump = ~np.isclose(following, actual, rtol=1e-4, atol=1e-6).reshape(len(following), -1).all(axis=1)
         jump &= ~terminations[:-1]
         if jump.mean() < 0.5:  # otherwise the two columns mean something else

@@ -50,6 +50,20 @@ def test_without_timeouts_a_jump_of_the_next_observation_ends_an_episode(path):
     assert "next_observations is not the next row's" in assumed["episodes"]
 
 
+def test_next_observations_of_another_shape_are_refused(path):
+    following = np.arange(36.0).reshape(12, 3)
+    with pytest.raises(InputError, match=r"next_observations of .* have shape \(3,\), and observations \(4,\)"):
+        read_file(d4rl(path, next_observations=following, timeouts=None))
+
+
+def test_without_timeouts_bits_are_compared_too(path):
+    bits = np.isin(np.arange(48), (5, 9, 20)).reshape(12, 4)
+    following = np.roll(bits, -1, axis=0)
+    following[9] = ~following[9]
+    data, _ = read_file(d4rl(path, observations=bits, next_observations=following, timeouts=None))
+    np.testing.assert_array_equal(data.episode_starts, [0, 4, 8, 10])
+
+
 def test_without_timeouts_the_environment_says_when_episodes_end(path):
     terminals = np.arange(1100) == 99
     d4rl(path, 1100, terminals=terminals, timeouts=None, observations=np.zeros((1100, 4)), actions=np.zeros(1100, int))
