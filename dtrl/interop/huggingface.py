@@ -242,6 +242,8 @@ def renamed(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
                 f"{name} holds a tensor {key!r}, which no part of the Decision Transformer has; it is another model."
             )
     if CONSTANT_POSITION in weights and "norm.bias" in found:
+        if weights[CONSTANT_POSITION].shape[1:] != found["norm.bias"].shape or not len(weights[CONSTANT_POSITION]):
+            raise InputError(f"{CONSTANT_POSITION} of {name} has no row of the width of embed_ln; get the model again.")
         found["norm.bias"] = found["norm.bias"] + weights[CONSTANT_POSITION][0].float()
     return found
 
@@ -275,7 +277,11 @@ def statistics(model: SequenceModel, mean: Any, deviation: Any) -> dict[str, Ten
 def check_sizes(settings: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> None:
     """Refuse settings that state more than there are weights, which each of these counts some of."""
     held = sum(tensor.numel() for tensor in weights.values())
-    for key in ("state_dim", "act_dim", "hidden_size", "n_layer", "n_head", "max_ep_len"):
+    if size(settings, "n_layer", name) > len(weights):
+        raise InputError(
+            f"n_layer in the settings of {name} is {settings['n_layer']}, and it holds {len(weights)} tensors; get the model again."
+        )
+    for key in ("state_dim", "act_dim", "hidden_size", "n_head", "max_ep_len"):
         if size(settings, key, name) > held:
             raise InputError(
                 f"{key} in the settings of {name} is {settings[key]}, and its tensors together hold {held} numbers; get the model again."

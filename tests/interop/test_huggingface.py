@@ -396,11 +396,24 @@ def test_wrong_option_is_refused_by_name(options, message):
         from_transformers(peer(), **{"target_return": TARGET, **options})
 
 
-@pytest.mark.parametrize(("setting", "value"), [("hidden_size", 2**40), ("n_layer", 10**12), ("max_ep_len", 2**45)])
+@pytest.mark.parametrize(("setting", "value"), [("hidden_size", 2**40), ("max_ep_len", 2**45)])
 def test_settings_that_state_more_than_the_weights_hold_are_refused(setting, value):
     model = peer()
     with pytest.raises(InputError, match=f"{setting} in the settings of .* is {value}, and its tensors together hold"):
         imported((model.state_dict(), {**model.config.to_dict(), setting: value}))
+
+
+@pytest.mark.parametrize("position", [torch.zeros(20, 9), torch.zeros(0, 32), torch.zeros(32), torch.zeros(())])
+def test_a_position_table_of_another_shape_is_refused(position):
+    model = peer()
+    with pytest.raises(InputError, match=r"encoder\.wpe\.weight of .* has no row of the width"):
+        imported(({**model.state_dict(), "encoder.wpe.weight": position}, model.config.to_dict()))
+
+
+def test_more_layers_than_tensors_are_refused_before_they_are_built():
+    model = peer()
+    with pytest.raises(InputError, match=r"n_layer in the settings of .* is 50000, and it holds \d+ tensors"):
+        imported((model.state_dict(), {**model.config.to_dict(), "n_layer": 50_000}))
 
 
 def test_a_network_is_not_built_before_its_tensors_are_compared(monkeypatch):
@@ -412,7 +425,7 @@ def test_a_network_is_not_built_before_its_tensors_are_compared(monkeypatch):
 
     monkeypatch.setattr(huggingface, "build", build_without_memory)
     with pytest.raises(InputError, match="lacks"):
-        imported((model.state_dict(), {**model.config.to_dict(), "n_layer": 900}))
+        imported((model.state_dict(), {**model.config.to_dict(), "n_layer": 9}))
 
 
 def test_foreign_weights_are_refused_by_name(folder):
