@@ -199,7 +199,7 @@ def test_a_report_without_targets_still_has_a_table():
 
 
 def test_the_timing_is_kept_beside_the_report_and_makes_no_difference(report, tmp_path):
-    timing = Timing(env_seconds=2.0, waited_seconds=0.5, model_seconds=1.5, wall_seconds=2.5, steps=5000, env_workers=2)
+    timing = Timing(env_seconds=2.0, waited_seconds=0.5, model_seconds=1.5, wall_seconds=2.5, steps=5000, env_workers=2, jobs=3)
     timed = dataclasses.replace(report, timing=timing)
     assert timed == report
     assert timed.to_dict() == report.to_dict()
@@ -212,6 +212,7 @@ def test_the_timing_is_kept_beside_the_report_and_makes_no_difference(report, tm
         "wall_seconds": 2.5,
         "steps": 5000,
         "env_workers": 2,
+        "jobs": 3,
     }
     assert Report.from_json(tmp_path / "report.json").timing == timing
     logged = scalars(timed)
