@@ -199,7 +199,9 @@ def test_a_report_without_targets_still_has_a_table():
 
 
 def test_the_timing_is_kept_beside_the_report_and_makes_no_difference(report, tmp_path):
-    timing = Timing(env_seconds=2.0, waited_seconds=0.5, model_seconds=1.5, wall_seconds=2.5, steps=5000, env_workers=2, jobs=3)
+    timing = Timing(
+        env_seconds=2.0, waited_seconds=0.5, model_seconds=1.5, wall_seconds=2.5, steps=5000, env_workers=2, jobs=3
+    )
     timed = dataclasses.replace(report, timing=timing)
     assert timed == report
     assert timed.to_dict() == report.to_dict()
@@ -222,7 +224,7 @@ def test_the_timing_is_kept_beside_the_report_and_makes_no_difference(report, tm
         2000,
     )
     assert timing.text() == (
-        "environment 2.0 s in 2 workers, this process waited 0.5 s; model 1.5 s; 5,000 steps in 2.5 s, 2,000 steps/s"
+        "environment 2.0 s in 2 workers, this process waited 0.5 s; model 1.5 s; 5,000 steps in 2.5 s, 2,000 steps/s, by 3 jobs"
     )
 
 
