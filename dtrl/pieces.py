@@ -76,12 +76,9 @@ def ended_with(pool: ProcessPoolExecutor) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        ours = set(multiprocessing.active_children()) - others
-        for process in ours:
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
-        for process in ours:
-            process.join()
+        pool.shutdown(cancel_futures=True)  # waits for the pool's own thread, which waits for the processes
         raise
 
 
