@@ -148,7 +148,8 @@ def read_training(path: Path) -> dict[str, Any]:
 
 
 def warn_of_rounding(training: Mapping[str, Any], now: Mapping[str, int]) -> None:
-    """Warn where a run goes on with other numbers of threads or processes than it had: sums are then rounded otherwise, and dropout is another."""
+    """Warn where a run goes on with other numbers of threads or processes, or another torch, than it had: sums are then rounded otherwise, and dropout
+    is another."""
     import warnings
 
     for what, count in now.items():
@@ -157,6 +158,12 @@ def warn_of_rounding(training: Mapping[str, Any], now: Mapping[str, int]) -> Non
             warnings.warn(
                 f"the run had {before} {what} and has {count} now: it goes on, but not bit for bit", stacklevel=3
             )
+    version = training.get("torch", torch.__version__)
+    if version != torch.__version__:
+        warnings.warn(
+            f"the run had torch {str(version)[:40]} and has {torch.__version__} now: it goes on, but maybe not bit for bit",
+            stacklevel=3,
+        )
 
 
 def same_data(policy: Policy, stored: Policy, run: Path) -> None:

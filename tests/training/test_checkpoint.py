@@ -5,6 +5,7 @@ Run as a program, this file is the run that its tests kill: `python test_checkpo
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -390,6 +391,13 @@ def test_another_number_of_threads_is_warned_of(finished, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     with pytest.warns(UserWarning, match=r"the run had \d+ threads and has 7 now"):
         train(finished(2 * EVERY), resume=True)
+
+
+def test_another_torch_is_warned_of(finished, monkeypatch):
+    logdir, now = finished(9), torch.__version__
+    monkeypatch.setattr(torch, "__version__", "2.99.0")
+    with pytest.warns(UserWarning, match=f"the run had torch {re.escape(now)} and has 2.99.0 now: it goes on"):
+        train(logdir, resume=True)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])
