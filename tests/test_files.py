@@ -189,6 +189,7 @@ def test_a_file_system_without_locks_holds_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", full_disk)
     with held(tmp_path / "run", "taken"), held(tmp_path / "run", "taken"):
         (tmp_path / "run" / "file").touch()
+    assert names(tmp_path / "run") == ["file"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
