@@ -2,30 +2,31 @@
 
 import json
 import tomllib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+Value = TypeVar("Value")
 DEEPEST = 64
 """Levels of lists and tables in each other. What dtrl, Minari and Gymnasium write has less than 20; Python's own functions fail at a thousand."""
 
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text. Raises ValueError for a text that is none, and for one that is nested deeper than DEEPEST."""
-    try:
-        value = json.loads(text)
-    except RecursionError as error:
-        raise too_deep() from error
-    check_depth(value)
-    return value
+    return parsed(json.loads, text)
 
 
 def parse_toml(text: str) -> dict[str, Any]:
     """The table of a TOML text. Raises ValueError for a text that is none, and for one that is nested deeper than DEEPEST."""
+    return parsed(tomllib.loads, text)
+
+
+def parsed(loads: Callable[[Any], Value], text: str | bytes) -> Value:
     try:
-        table = tomllib.loads(text)
+        value = loads(text)
     except RecursionError as error:
         raise too_deep() from error
-    check_depth(table)
-    return table
+    check_depth(value)
+    return value
 
 
 def check_depth(value: Any) -> None:

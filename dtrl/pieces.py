@@ -14,7 +14,7 @@ from typing import Any
 
 from dtrl.cluster import connected, number_of_tasks, run_tasks_on
 from dtrl.errors import InputError
-from dtrl.pool import one_thread
+from dtrl.pool import check_jobs, one_thread
 from dtrl.processes import follow_parent
 
 Make = Callable[[], Callable[[Any], Any]]
@@ -28,11 +28,6 @@ class Hands:
     """How many pieces are done at once."""
     do: Callable[[Sequence[Any]], Iterator[tuple[int, Any]]]
     """Pieces → (number of the piece, what came of it), as they end. Raises the InputError of a piece, and then does no more."""
-
-
-def check_jobs(jobs: int | None) -> None:
-    if jobs is not None and jobs < 1:
-        raise InputError(f"jobs {jobs} must be 1 or more; it is the number of processes.")
 
 
 @contextmanager

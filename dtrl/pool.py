@@ -80,8 +80,7 @@ def run_tasks(tasks: Mapping[str, Task], jobs: int, modules: Sequence[str] = ())
 
     `modules` are imported first in each. A caller that stops early, as by Ctrl-C, has the processes stopped: training writes a checkpoint first. Raises
     InputError for fewer than 1 job."""
-    if jobs < 1:
-        raise InputError(f"jobs {jobs} must be 1 or more; it is the number of processes.")
+    check_jobs(jobs)
     waiting = list(tasks.items())[::-1]
     workers: list[Worker] = []
     try:
@@ -109,6 +108,12 @@ def run_tasks(tasks: Mapping[str, Task], jobs: int, modules: Sequence[str] = ())
             worker.process.terminate()
         for worker in workers:
             worker.close()
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raise InputError for fewer than 1 job; None is whatever is usual."""
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs {jobs} must be 1 or more; it is the number of processes.")
 
 
 def serve(connection: "Connection[Any, Any]", modules: tuple[str, ...]) -> None:

@@ -19,7 +19,8 @@ from dtrl.acting.runs import load_policy
 from dtrl.acting.timing import Timing
 from dtrl.acting.worker import register, specs_of
 from dtrl.errors import InputError
-from dtrl.pieces import check_jobs, hands
+from dtrl.pieces import hands
+from dtrl.pool import check_jobs
 from dtrl.trajectories import Trajectories
 
 if TYPE_CHECKING:

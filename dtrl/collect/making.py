@@ -13,7 +13,7 @@ from dtrl.collect.provenance import fingerprint
 from dtrl.collect.recipes import Algorithm, Recipe, check_recipe
 from dtrl.collect.recording import check_target, write_recipe, write_whole
 from dtrl.files import write_atomically
-from dtrl.pieces import check_jobs
+from dtrl.pool import check_jobs
 from dtrl.registration import import_modules
 
 

@@ -88,10 +88,7 @@ def read_columns(
                 )
             starts[i] = row
             row += fill_episode(columns, i, row, episode, observation_space, action_space, name)
-    if row != steps:
-        raise InputError(
-            f"the metadata of {name} state {steps} steps, and its episodes hold {row}; get the dataset again."
-        )
+    check_steps(steps, row, name)
     return {**columns, "episode_starts": starts}
 
 
@@ -150,9 +147,13 @@ def check_claims(
                         f"{leaf.name(role)} of episode {i} of {name} have shape {np.shape(value)[1:]} a step, and the metadata state {shape}; "
                         "get the dataset again."
                     )
-    if found != steps:
+    check_steps(steps, found, name)
+
+
+def check_steps(stated: int, found: int, name: str) -> None:
+    if found != stated:
         raise InputError(
-            f"the metadata of {name} state {steps} steps, and its episodes hold {found}; get the dataset again."
+            f"the metadata of {name} state {stated} steps, and its episodes hold {found}; get the dataset again."
         )
 
 
