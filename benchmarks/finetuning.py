@@ -6,8 +6,10 @@ For each seed: a policy is trained offline, and fine-tuned; both are asked for t
 last weights of each. `--control` also trains for as many updates in all on the data alone. Prints Markdown; RESULTS.md has a run's."""
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,15 @@ import dtrl
 from dtrl.acting import Policy
 
 OFFLINE = {"batch_size": 32, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
+ONLINE = (
+    "updates",
+    "batch_size",
+    "learning_rate",
+    "explore_return",
+    "round_updates",
+    "round_episodes",
+    "buffer_episodes",
+)
 RESAMPLES = 10_000
 Returns = npt.NDArray[np.float64]
 
@@ -48,6 +59,29 @@ def cell(returns: Returns) -> str:
     return " / ".join(f"{mean:,.0f}" for mean in returns.mean(axis=1))
 
 
+def measure(a: argparse.Namespace, seed: int) -> tuple[Returns, Returns, Returns | None, float]:
+    """Of a seed: returns before fine-tuning, after it and, with `control`, after as many updates on the data; and the minutes of processor time."""
+    began = time.process_time()
+    data = dtrl.load_trajectories(a.dataset, max_return=a.max_return)
+    offline: dict[str, Any] = {
+        **OFFLINE,
+        "context_length": a.context_length,
+        "action_context": not a.no_action_context,
+        "preset": a.preset,
+        "seed": seed,
+    }
+    online: dict[str, Any] = {name: getattr(a, name) for name in ONLINE}
+
+    def returns(policy: Policy) -> Returns:
+        return returns_of(policy, a.target_return, a.episodes)
+
+    policy = dtrl.train(data, updates=a.offline_updates, **offline).variant(context="block")
+    before = returns(policy)
+    after = returns(dtrl.finetune(policy, data, seed=seed, **online))
+    longer = returns(dtrl.train(data, updates=a.offline_updates + a.updates, **offline)) if a.control else None
+    return before, after, longer, (time.process_time() - began) / 60
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("dataset")
@@ -55,6 +89,9 @@ def main() -> None:
     parser.add_argument("--max-return", type=float, help="leave better episodes out of the data")
     parser.add_argument("--target-return", type=float, required=True)
     parser.add_argument("--context-length", type=int, default=10)
+    parser.add_argument(
+        "--no-action-context", action="store_true", help="a policy that does not look back on its actions"
+    )
     parser.add_argument("--offline-updates", type=int, default=600)
     parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--round-updates", type=int, default=25)
@@ -65,33 +102,22 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="of fine-tuning")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time; set OMP_NUM_THREADS=1 beside it")
     parser.add_argument("--control", action="store_true")
     a = parser.parse_args()
-    offline: dict[str, Any] = {**OFFLINE, "context_length": a.context_length}
-    data = dtrl.load_trajectories(a.dataset, max_return=a.max_return)
-    online: dict[str, Any] = {
-        name: getattr(a, name) for name in ("updates", "batch_size", "learning_rate", "explore_return")
-    }
-    online |= {name: getattr(a, name) for name in ("round_updates", "round_episodes", "buffer_episodes")}
+    began = time.monotonic()
     print("| seed | offline | fine-tuned | as many updates offline | CPU minutes |\n|---|---|---|---|---|", flush=True)
     gains, controls = [], []
-    for seed in a.seeds:
-        began = time.process_time()
-        policy = dtrl.train(data, preset=a.preset, updates=a.offline_updates, seed=seed, **offline).variant(
-            context="block"
-        )
-        before = returns_of(policy, a.target_return, a.episodes)
-        after = returns_of(dtrl.finetune(policy, data, seed=seed, **online), a.target_return, a.episodes)
-        minutes = (time.process_time() - began) / 60
-        gains.append(after - before)
-        further = ""
-        if a.control:
-            longer = dtrl.train(data, preset=a.preset, updates=a.offline_updates + a.updates, seed=seed, **offline)
-            compared = returns_of(longer, a.target_return, a.episodes)
-            controls.append(after - compared)
-            further = cell(compared)
-        print(f"| {seed} | {cell(before)} | {cell(after)} | {further} | {minutes:.1f} |", flush=True)
-    print()
+    with multiprocessing.get_context("spawn").Pool(min(a.jobs, len(a.seeds))) as pool:
+        for seed, (before, after, longer, minutes) in zip(
+            a.seeds, pool.imap(partial(measure, a), a.seeds), strict=True
+        ):
+            gains.append(after - before)
+            if longer is not None:
+                controls.append(after - longer)
+            cells = [cell(before), cell(after), "" if longer is None else cell(longer)]
+            print(f"| {seed} | {' | '.join(cells)} | {minutes:.1f} |", flush=True)
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes")
     tell("fine-tuned less offline", gains)
     if controls:
         tell("fine-tuned less as many updates offline", controls)
