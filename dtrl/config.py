@@ -313,10 +313,10 @@ class OnlineConfig:
         None,
         "return that is asked of the episodes that are played; by default as far beyond the best of the data as that is beyond their median",
     )
-    round_episodes: int = option(8, "episodes that are played in a round, side by side; 1 as published")
-    round_updates: int = option(25, "updates after each round; 300 as published")
+    round_episodes: int = option(16, "episodes that are played in a round, side by side; 1 as published")
+    round_updates: int = option(100, "updates after each round; 300 as published")
     buffer_episodes: int = option(
-        200,
+        300,
         "episodes to learn from: at first the best of the data; as new ones are played, the oldest leave; 1,000 as published",
     )
 
@@ -329,7 +329,7 @@ class OnlineConfig:
             )
 
 
-ONLINE_TRAINING: dict[str, Any] = {"updates": 1_000, "sampling": "step", "learning_rate": 1e-3}
+ONLINE_TRAINING: dict[str, Any] = {"updates": 3_000, "sampling": "step", "learning_rate": 3e-4}
 """Training settings of which fine-tuning has other defaults: windows are drawn from an episode in proportion to its length, as in the paper."""
 
 
