@@ -15,7 +15,7 @@ from typing import Any
 from dtrl.cluster import connected, number_of_tasks, run_tasks_on
 from dtrl.errors import InputError
 from dtrl.pool import check_jobs, one_thread
-from dtrl.processes import follow_parent
+from dtrl.processes import follow_parent, sheltered_from_save_signal
 
 Make = Callable[[], Callable[[Any], Any]]
 
@@ -50,10 +50,12 @@ def hands(make: Make, jobs: int | None, ray: str | None, lost: str) -> Iterator[
 def processes(make: Make, jobs: int, lost: str) -> Iterator[Hands]:
     """Processes of this machine, each on one thread. They are spawned: a fork would copy the locks of torch's threads."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, begin, (make,)) as pool, ended_with(pool):
+    with sheltered_from_save_signal():
+        executor = ProcessPoolExecutor(jobs, context, begin, (make,))
+    with executor as pool, ended_with(pool):
 
         def do(pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-            with one_thread():  # a process is started when a piece waits for one
+            with one_thread(), sheltered_from_save_signal():  # a process is started when a piece waits for one
                 futures = {pool.submit(do_piece, piece): number for number, piece in enumerate(pieces)}
             try:
                 for future in as_completed(list(futures)):

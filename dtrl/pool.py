@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from dtrl.errors import InputError
-from dtrl.processes import follow_parent
+from dtrl.processes import follow_parent, sheltered_from_save_signal
 from dtrl.registration import import_modules
 
 Task = Callable[[], object]
@@ -41,7 +41,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, tuple(modules)))
-        with one_thread():
+        with one_thread(), sheltered_from_save_signal():
             self.process.start()
         theirs.close()
         self.task, self.began = "", 0.0

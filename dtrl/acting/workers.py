@@ -23,6 +23,7 @@ from dtrl.acting.faults import BESIDE, Fault, told
 from dtrl.acting.masks import ACTION_MASK
 from dtrl.acting.worker import Job, arrays, work
 from dtrl.errors import InputError
+from dtrl.processes import sheltered_from_save_signal
 from dtrl.spaces import leaves, unflatten
 
 Array = npt.NDArray[Any]
@@ -87,7 +88,8 @@ class Workers:
             daemon=True,
         )
         try:
-            process.start()
+            with sheltered_from_save_signal():
+                process.start()
         except Exception as error:
             raise InputError(
                 f"the environment cannot be sent to a worker process ({told(error)}); give the id of a registered one, or use 0 env workers."

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from dtrl.errors import CellsFailedError, InputError, WorkerLostError
-from dtrl.processes import refuse_workers, worker_numbers
+from dtrl.processes import outlive_save_signal, refuse_workers, worker_numbers
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,7 +60,8 @@ def make_parser() -> Parser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns its exit code."""
+    """Run a command line; returns its exit code. A SIGUSR1 ends none."""
+    outlive_save_signal()
     warnings.showwarning = show_warning  # type: ignore[assignment]
     try:
         parsed = make_parser().parse_args(arguments)

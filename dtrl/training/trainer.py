@@ -84,7 +84,8 @@ def train(
     In processes that torchrun has started, all of them train this one policy (docs/training.md), and return it; the first one writes and calls back.
 
     Raises InputError for wrong options, a logdir that holds another run, and a loss that is not finite (naming the batch; the last good checkpoint
-    stays), and WorkerLostError where another process has ended. SIGINT and SIGTERM write a checkpoint first and then raise `Interrupted`."""
+    stays), and WorkerLostError where another process has ended. SIGINT and SIGTERM write a checkpoint first and then raise `Interrupted`;
+    SIGUSR1 writes one, and training goes on."""
     given = {
         "preset": preset,
         "context_length": context_length,
@@ -161,6 +162,8 @@ class Trainer:
         self.interrupts = Interrupts(patient=self.group.size > 1)
         self.stop_signal = 0
         """Of the signal that came to a worker and that all of them know of; 0 for none."""
+        self.save_asked = False
+        """Whether a worker was asked for a checkpoint since the update before, as all of them know."""
 
     def settings(self) -> dict[str, Any]:
         """All that makes a run what it is, and has to be the same in every worker."""
@@ -210,7 +213,7 @@ class Trainer:
                     last = self.log(logger, bar)
                 self.model.eval()
                 stop = self.agreed_stop(self.tell(callbacks, "update", logger))
-                if update % config.checkpoint_every == 0 or update == config.updates or stop:
+                if update % config.checkpoint_every == 0 or update == config.updates or stop or self.save_asked:
                     self.save()
                 if stop:
                     break
@@ -225,8 +228,10 @@ class Trainer:
         return self.policy
 
     def agreed_stop(self, told: bool = False) -> bool:
-        """Whether the run is to stop, because a callback has told so or a signal came, to whichever worker."""
-        stop, self.stop_signal = self.group.largest(int(told), self.interrupts.number)
+        """Whether the run is to stop, because a callback has told so or a signal came, to whichever worker. Sets `save_asked` too."""
+        save = self.interrupts.asked_to_save()
+        stop, self.stop_signal, asked = self.group.largest(int(told), self.interrupts.number, int(save))
+        self.save_asked = bool(asked)
         return bool(stop or self.stop_signal)
 
     def save(self) -> None:

@@ -161,6 +161,20 @@ def signalled(folder):
     return [*told, finished]
 
 
+def asked(folder):
+    """SIGUSR1 to the second process alone, in the middle of an update."""
+    update = Trainer.update
+
+    def strike(trainer, number):
+        if number == 5 and not trainer.group.first:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        update(trainer, number)
+
+    with mock.patch.object(Trainer, "update", strike):
+        train(folder / "asked", keep_checkpoints=9)
+    return [path.name for path in checkpoints(folder / "asked")]
+
+
 def stopped(folder):
     return train(folder / "stopped", callbacks=[lambda event: event.update != 2], holdout=0.2).updates
 
@@ -199,7 +213,7 @@ def unseen_folder(folder):
 
 
 SCENARIOS = [
-    gradients, straight, resumed, another_number, signalled, stopped, not_finite, other_settings, held_folder, taken_folder, unseen_folder
+    gradients, straight, resumed, another_number, signalled, asked, stopped, not_finite, other_settings, held_folder, taken_folder, unseen_folder
 ]  # fmt: skip
 
 
@@ -301,6 +315,12 @@ def test_a_signal_to_one_process_stops_both_after_the_same_update(folder):
     where = f"the checkpoint is in {folder / 'signalled'}, and --resume goes on from it."
     assert told(folder, signalled) == 2 * [[signal.SIGTERM, f"interrupted after update 5; {where}", False]]
     assert record_of(folder / "signalled") == record_of(folder / "straight")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_process_is_asked_for_is_written_and_changes_nothing(folder):
+    assert told(folder, asked) == 2 * [[f"update-{update:08d}" for update in (3, 5, 6, 8)]]
+    assert record_of(folder / "asked") == record_of(folder / "straight")
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Online fine-tuning: what is in the buffer, what it is relabelled with, an exact resume, and a policy that gets better."""
 
 import json
+import os
+import signal
 from collections import deque
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ from gymnasium import spaces
 
 import dtrl
 from dtrl.acting.artefact import load_arrays, parameters_sha256
-from dtrl.acting.runs import newest_checkpoint, sha256
+from dtrl.acting.runs import checkpoints, newest_checkpoint, sha256, update_of
 from dtrl.config import OnlineConfig
 from dtrl.training.experience import EXPERIENCE_FILE, Experience
 from dtrl.trajectories.columns import Origin
@@ -235,17 +237,22 @@ def straight(start, data, tmp_path_factory):
     return fingerprint_of(logdir)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("update", range(1, UPDATES + 1))
-def test_a_run_that_stops_after_any_update_goes_on_exactly(straight, tune, tmp_path, update):
-    """For what is on the disk, an exception is the same as a kill: it comes before the update's checkpoint."""
+def fail_at(update):
+    """A callback that raises at an update."""
 
     def fail(event):
         if event.kind == "update" and event.update == update:
             raise ZeroDivisionError
 
+    return fail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("update", range(1, UPDATES + 1))
+def test_a_run_that_stops_after_any_update_goes_on_exactly(straight, tune, tmp_path, update):
+    """For what is on the disk, an exception is the same as a kill: it comes before the update's checkpoint."""
     with pytest.raises(ZeroDivisionError):
-        tune(tmp_path, callbacks=[fail])
+        tune(tmp_path, callbacks=[fail_at(update)])
     tune(tmp_path, resume=True)
     assert fingerprint_of(tmp_path) == straight
 
@@ -262,6 +269,25 @@ def test_a_run_that_stops_while_it_plays_goes_on_exactly(straight, tune, tmp_pat
 
     with pytest.raises(dtrl.InputError, match="raised ZeroDivisionError"):
         tune(tmp_path, env=env)
+    tune(tmp_path, resume=True)
+    assert fingerprint_of(tmp_path) == straight
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no SIGUSR1")
+def test_a_checkpoint_that_is_asked_for_while_it_plays_is_written_after_the_next_update(straight, tune, tmp_path):
+    """In the last round, before update 7; and a run that goes on from there is exact."""
+    made = []
+
+    def env():
+        made.append(Walk())
+        if len(made) > 6:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return made[-1]
+
+    with pytest.raises(ZeroDivisionError):
+        tune(tmp_path, env=env, callbacks=[fail_at(8)], keep_checkpoints=9)
+    assert [update_of(folder) for folder in checkpoints(tmp_path)] == [2, 4, 6, 7]
     tune(tmp_path, resume=True)
     assert fingerprint_of(tmp_path) == straight
 
