@@ -193,6 +193,19 @@ print(gymnasium.spec("dtrl/KeyToDoor-v0").entry_point)"""
     assert run_python(code).strip() == "mine:Mine"
 
 
+SERVERS = {"asyncio", "http.server", "socketserver", "tensorboard.main", "tensorboard.program", "xmlrpc.server"}
+
+
+def test_nothing_is_served_to_other_machines():
+    """TensorBoard listens on localhost where it is not told otherwise, and everything in a run's folder is seen by whoever reaches it."""
+    texts = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md"), *sources("dtrl"), *sources("envs")]
+    commands = [line for path in texts for line in re.findall(r"tensorboard --.*", path.read_text())]
+    assert len(commands) >= 3
+    assert not [line for line in commands if re.search(r"--(bind_all|host)", line)]
+    assert not [path for path in texts if re.search(r"--bind_all|0\.0\.0\.0", path.read_text())]
+    assert not {(path, name) for path, name in imported("dtrl") | imported("envs") if name in SERVERS}
+
+
 HEAVY = {"h5py", "matplotlib", "minari", "scipy", "stable_baselines3", "tensorboard", "torch", "transformers"}
 
 
