@@ -1,6 +1,5 @@
 """The files of a Minari dataset: metadata, spaces and episodes, read as data only."""
 
-import io
 import math
 import mmap
 from collections.abc import Callable, Iterator
@@ -14,8 +13,9 @@ from gymnasium import spaces
 from dtrl.archives import check_dataset
 from dtrl.documents import parse_json
 from dtrl.errors import InputError, reason_of
-from dtrl.spaces import Leaf, Space, check_space, column_layout, is_image, leaves, space_from_json, unflatten
+from dtrl.spaces import Leaf, Space, check_space, column_layout, leaves, space_from_json, unflatten
 from dtrl.trajectories.columns import Array
+from dtrl.trajectories.encoded import check_images, read_encoded
 from dtrl.trajectories.filling import column_layouts, empty_columns, fill_episode, parts_of
 from dtrl.trajectories.heaps import pieces_of
 
@@ -165,11 +165,14 @@ def read_episodes(
     HDF5 is read by this module, Arrow by Minari."""
     if metadata.get("data_format") == "hdf5":
         return read_hdf5(folder / "main_data.hdf5", metadata, observation_space, action_space, name)
-    return read_arrow(folder, metadata["total_episodes"])
+    return read_arrow(folder, metadata["total_episodes"], observation_space, action_space, name)
 
 
-def read_arrow(folder: Path, episodes: int) -> Iterator[dict[str, Any]]:
-    """`read_episodes` of a folder an episode, each of which is checked first: Arrow ends the process where an array states other places than it has."""
+def read_arrow(
+    folder: Path, episodes: int, observation_space: Space, action_space: Space, name: str
+) -> Iterator[dict[str, Any]]:
+    """`read_episodes` of a folder an episode, each of which is checked first: Arrow ends the process where an array states other places than it has, and
+    Minari decodes an image of any size."""
     from minari.dataset.minari_storage import MinariStorage
 
     storage: Any = MinariStorage.read(folder)
@@ -180,6 +183,8 @@ def read_arrow(folder: Path, episodes: int) -> Iterator[dict[str, Any]]:
         parts = pyarrow.dataset.dataset(f"{folder}/{i}", format=storage.FORMAT, ignore_prefixes=ignored)
         for batch in parts.to_batches():
             batch.validate(full=True)
+            for role, space in (("observations", observation_space), ("actions", action_space)):
+                check_images(batch.column(role), space, f"{role} of episode {i} of {name}")
         yield from storage.get_episodes([i])
 
 
@@ -249,33 +254,6 @@ def read_hdf5(
                 "actions": read_space(i, "actions", action_space),
                 **{column: read(i, column, 1) for column in ("rewards", "terminations", "truncations")},
             }
-
-
-def read_encoded(pieces: Iterator[bytes], space: Space, where: str) -> Any:
-    """Texts as a list, or images (T, …) that Minari stored as JPEG, from pieces of bytes.
-
-    Raises InputError for a text that is longer than the space allows, and an image of another size."""
-    from PIL import Image
-
-    if isinstance(space, spaces.Text):
-        texts = []
-        for piece in pieces:
-            if len(piece) > 4 * space.max_length:  # bytes of UTF-8
-                raise InputError(
-                    f"{where} hold a text of {len(piece)} bytes, longer than {space} allows; get it again."
-                )
-            texts.append(piece.decode())
-        return texts
-    if not is_image(space):
-        raise InputError(f"{where} hold pieces of bytes, where numbers of {space} are expected; get the dataset again.")
-    images = []
-    for piece in pieces:
-        with Image.open(io.BytesIO(piece), formats=("JPEG",)) as image:
-            shape = (image.height, image.width, len(image.getbands()))
-            if shape[: len(space.shape or ())] != space.shape:
-                raise InputError(f"{where} hold an image of shape {shape}, and the space is {space}; get it again.")
-            images.append(np.asarray(image, dtype=np.uint8))
-    return np.stack(images)
 
 
 def stored_at(role: str, space: Space) -> list[tuple[Leaf, str]]:

@@ -2,11 +2,13 @@
 input ends in one sentence."""
 
 import errno
+import io
 import json
 import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,15 +21,19 @@ import gymnasium
 import h5py
 import minari
 import numpy as np
+import pyarrow
 import pytest
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from minari.dataset.minari_storage import MinariStorage
 from minari.serialization import serialize_space
+from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from dtrl.errors import InputError
 from dtrl.spaces import flatten, leaves, numbers_of, stack
 from dtrl.trajectories import cache, describe, load_trajectories, local_datasets, minari_files, sources
+from dtrl.trajectories.encoded import check_images, read_encoded
 
 BOX = spaces.Box(-1, 1, (2,))
 COLUMNS = ("actions", "rewards", "terminations", "truncations")
@@ -325,13 +331,45 @@ def test_parts_may_have_any_name():
     assert (found["observations/a/b"] == 0.5).all()
 
 
-def test_an_image_of_another_size_is_refused_before_it_is_decoded():
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+def test_an_image_of_another_size_is_refused_before_it_is_decoded(data_format, forbid):
     images = spaces.Box(0, 255, (32, 40, 3), np.uint8)
-    name = record(observation_space=images, jpeg_encoding=True)
+    name = record(observation_space=images, jpeg_encoding=True, data_format=data_format)
     assert load_trajectories(name).observations.shape == (8, 32, 40, 3)
     edit_metadata(name, observation_space=serialize_space(spaces.Box(0, 255, (40, 32, 3), np.uint8)))
+    forbid(JpegImageFile, "load")
     with pytest.raises(InputError, match=r"an image of shape \(32, 40, 3\), and the space is"):
         load_trajectories(name)
+
+
+def test_an_image_whose_head_states_more_than_it_holds_is_refused(tmp_path):
+    """Four million pixels in less than a kilobyte; with a space of that size too."""
+    Image.new("RGB", (40, 32)).save(tmp_path / "black.jpg")
+    small = (tmp_path / "black.jpg").read_bytes()
+    head = small.index(b"\xff\xc0") + 5  # of the frame: a length, a precision, height, width
+    large = small[:head] + struct.pack(">HH", 2000, 2000) + small[head + 4 :]
+    space = spaces.Dict({"seen": spaces.Tuple([BOX, spaces.Box(0, 255, (32, 40, 3), np.uint8)])})
+    stated = spaces.Box(0, 255, (2000, 2000, 3), np.uint8)
+    check_images(arrow_of([small, small, None]), space, "x")
+    with pytest.raises(InputError, match=r"x/seen/1 hold an image of shape \(2000, 2000, 3\), and the space is"):
+        check_images(arrow_of([small, large]), space, "x")
+    with pytest.raises(InputError, match=r"states values of 12,000,000 bytes, and holds \d\d\d bytes"):
+        read_encoded(iter([large]), stated, "x")
+
+
+def arrow_of(images):
+    """A struct of structs, as Minari stores a Tuple in a Dict."""
+    vectors, pictures = pyarrow.array([[0.0, 0.0]] * len(images)), pyarrow.array(images, pyarrow.binary())
+    inner = pyarrow.StructArray.from_arrays([vectors, pictures], ["0", "1"])
+    return pyarrow.StructArray.from_arrays([inner], ["seen"])
+
+
+def test_an_image_of_one_colour_is_as_large_as_it_states():
+    """JPEG is smallest for these, and every one is read."""
+    space = spaces.Box(0, 255, (1024, 1024, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.new("RGB", (1024, 1024)).save(stream, "JPEG", quality=1, optimize=True, progressive=True)
+    assert read_encoded(iter([stream.getvalue()]), space, "x").shape == (1, 1024, 1024, 3)
 
 
 def test_a_broken_index_is_written_again():
