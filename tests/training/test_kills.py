@@ -1,7 +1,7 @@
 """Runs that are killed at random moments, and checkpoints while they are written: nothing is lost, and the end is the same.
 
 Run as a program, this file starts what its tests kill, as copies of itself, so that torch is imported once, and prints what came of it:
-`python test_kills.py FOLDER WHAT`."""
+`python test_kills.py FOLDER WHAT`, with WHAT `runs`, or `saves` and how many."""
 
 import importlib
 import json
@@ -168,7 +168,7 @@ def kill_runs(folder):
     return told
 
 
-def kill_saves(folder):
+def kill_saves(folder, saves=SAVES):
     """Until so many kills have come between the beginning of a checkpoint and its name."""
     run, random = folder / "run", np.random.default_rng(0)
     told = {"in_a_save": 0, "kills": 0, "unreadable": [], "lost": []}
@@ -178,7 +178,7 @@ def kill_saves(folder):
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     trainer.optimizer.step()  # so that there are moments to be saved
-    while told["in_a_save"] < SAVES and told["kills"] < 10 * SAVES:
+    while told["in_a_save"] < saves and told["kills"] < 10 * saves:
         before = newest_update(run)
         process = os.fork() or save_again_and_again(trainer, run, before)
         wait_until(lambda before=before: newest_update(run) > before)
@@ -215,4 +215,5 @@ def save_again_and_again(trainer, run, update):
 
 
 if __name__ == "__main__":
-    print(json.dumps({"runs": kill_runs, "saves": kill_saves}[sys.argv[2]](Path(sys.argv[1]))))
+    how_many = [int(number) for number in sys.argv[3:]]
+    print(json.dumps({"runs": kill_runs, "saves": kill_saves}[sys.argv[2]](Path(sys.argv[1]), *how_many)))
