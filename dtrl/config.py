@@ -273,7 +273,9 @@ class TrainingConfig:
         "share of the episodes that training leaves out; action error and log-likelihood on them are logged as val/…",
     )
     log_every: int = option(50, "updates between two log entries")
-    checkpoint_every: int = option(1_000, "updates between two checkpoints; one is always written at the end")
+    checkpoint_every: int = option(
+        1_000, "updates between two checkpoints; one is always written at the end, and when SIGUSR1 comes"
+    )
     keep_checkpoints: int = option(2, "newest checkpoints to keep")
 
     def __post_init__(self) -> None:
