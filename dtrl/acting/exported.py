@@ -124,9 +124,14 @@ class ExportedPolicy(Actor):
         save_arrays(Path(path), self.arrays, {**self.document, "target_return": self.target_return})
 
     @classmethod
-    def load(cls, path: str | Path, **acting: Any) -> "ExportedPolicy":
-        """The policy in a file made by `save`. `acting`: decoding, target_return. Raises InputError for a file that was altered, or cannot be run here."""
+    def load(cls, path: str | Path, *, engine: str | None = None, **acting: Any) -> "ExportedPolicy":
+        """The policy in a file made by `save`. `acting`: decoding, target_return. Raises InputError for a file that was altered, or cannot be run here, and
+        for machine code where `engine` does not ask for `aoti`: loading it runs it."""
         arrays, document = load_arrays(Path(path))
+        if document.get("engine") == "aoti" and engine != "aoti":
+            raise InputError(
+                f"{path} holds machine code, which loading it runs; where you have made it yourself, say so by engine='aoti' (--engine aoti)."
+            )
         for name in ("context", "context_length"):
             if acting.pop(name, None) not in (None, document.get(name)):
                 raise InputError(

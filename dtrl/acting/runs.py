@@ -62,11 +62,7 @@ def load_file(path: Path, engine: str | None, rows: int | None, **acting: Any) -
 
         if engine not in (None, exported):
             raise InputError(f"{path} was exported for the engine {exported}, not {engine}; export the run again.")
-        if exported == "aoti" and engine is None:
-            raise InputError(
-                f"{path} holds machine code, which loading it runs; where you have made it yourself, say so by engine='aoti' (--engine aoti)."
-            )
-        return ExportedPolicy.load(path, **acting)
+        return ExportedPolicy.load(path, engine=engine, **acting)
     from dtrl.acting.policy import Policy
 
     policy = Policy.load(path, **acting)

@@ -242,6 +242,22 @@ def test_aoti_acts_as_pytorch(policy_for, monkeypatch, tmp_path):
         dtrl.load_policy(tmp_path / "policy.safetensors")
 
 
+@pytest.mark.parametrize("load", [dtrl.load_policy, ExportedPolicy.load])
+def test_machine_code_is_not_touched_unless_it_is_asked_for(pair_of, monkeypatch, tmp_path, load):
+    """Also where a file says only later, by a hash that fits, that it is some."""
+    path = tmp_path / "policy.safetensors"
+    pair_of()[1].save(path)
+    arrays, document = load_arrays(path)
+    save_arrays(path, arrays, {**document, "engine": "aoti"})
+    loaded = []
+    monkeypatch.setitem(ENGINES, "aoti", lambda parts: loaded.append(parts))
+    with pytest.raises(InputError, match=r"holds machine code, which loading it runs.*--engine aoti"):
+        load(path)
+    assert not loaded
+    load(path, engine="aoti")
+    assert len(loaded) == 1
+
+
 @pytest.mark.slow
 def test_the_number_of_environments_may_be_fixed(policy_for):
     policy = policy_for().variant(context="block")

@@ -145,6 +145,12 @@ def write_policies(folder: Path) -> None:
     ExportedPolicy.of(policy(vectors, attention="full"), "numpy").save(folder / "numpy" / "policy.safetensors")
 
 
+def write_onnx(folder: Path) -> None:
+    """A policy exported for ONNX Runtime, of the preset whose export takes the least time; the form around it is that of `write_policies`."""
+    (folder / "bc").mkdir(parents=True)
+    ExportedPolicy.of(policy(trajectories(), preset="bc"), "onnx").save(folder / "bc" / "policy.safetensors")
+
+
 RUN = {
     "updates": 2, "batch_size": 2, "context_length": 3, "width": 8, "layers": 1, "heads": 2, "warmup_updates": 0, "log_every": 1, "checkpoint_every": 1,
 }  # fmt: skip

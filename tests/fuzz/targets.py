@@ -180,6 +180,7 @@ TARGETS: dict[str, Target] = {
     "tables": Target(lambda folder: samples.write_formats(folder, "csv", "parquet"), load_file),
     "models": Target(samples.write_models, load_models),
     "policies": Target(samples.write_policies, load_artefacts, seal_artefacts),
+    "onnx": Target(samples.write_onnx, load_artefacts, seal_artefacts),
     "runs": Target(samples.write_run, load_run, seal_run),
     "huggingface": Target(samples.write_huggingface, load_huggingface),
     "documents": Target(samples.write_documents, load_documents),

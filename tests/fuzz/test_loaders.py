@@ -16,7 +16,7 @@ from dtrl.errors import InputError
 
 HERE = Path(__file__).parent
 
-SLOW = {"minari", "minari-encoded", "cache", "policies", "runs", "documents", "huggingface"}
+SLOW = {"minari", "minari-encoded", "cache", "policies", "onnx", "runs", "documents", "huggingface"}
 """Targets whose samples take more than a moment to write or to load."""
 NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in TARGETS]
 
