@@ -266,6 +266,10 @@ class TrainingConfig:
     cuda_graph: bool = option(
         False, "replay the whole update as one CUDA graph; losses are then checked only when they are logged"
     )
+    fsdp: bool = option(
+        False,
+        "of several processes: share out parameters, gradients and AdamW's moments among them (FSDP2), for a model that is too large for each",
+    )
     device: str = option("auto", "auto (CUDA, then MPS, then CPU), or a torch device such as cpu or cuda:0")
     seed: int = option(0, "seed of the initial weights, the batches and the dropout")
     holdout: float = option(

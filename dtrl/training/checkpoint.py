@@ -20,6 +20,7 @@ from dtrl.errors import InputError, reason_of
 from dtrl.files import cannot_write, held, sync_folder
 from dtrl.training.experience import Experience
 from dtrl.training.group import Group
+from dtrl.training.optimizer_state import load_optimizer, save_optimizer
 
 UNFINISHED = ".writing-"
 """Prefix of a checkpoint's folder until it is whole; what a killed run has left of one is removed when the run is resumed."""
@@ -33,6 +34,7 @@ FREE = (
     "data_on_device",
     "cuda_graph",
     "gradient_accumulation",
+    "fsdp",
 )
 """Training settings that may change at a resume: with the others, the run would no longer be the one that was begun."""
 
@@ -43,26 +45,22 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: TrainingConfig,
     experience: Experience | None = None,
-    processes: int = 1,
+    counts: Mapping[str, int] | None = None,
 ) -> Path:
     """Write a checkpoint folder under a temporary name, fsync its files, and rename it; then drop all but the newest few.
 
-    Raises InputError where it cannot be written; earlier checkpoints stay."""
-    from safetensors.torch import save
+    `counts` are what `warn_of_rounding` compares at a resume.
 
+    Raises InputError where it cannot be written; earlier checkpoints stay."""
     target = run / "checkpoints" / f"update-{policy.updates:08d}"
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=UNFINISHED))
         policy.save(temporary / POLICY_FILE)
-        (temporary / OPTIMIZER_FILE).write_bytes(save(optimizer_tensors(optimizer)))
-        document = {
-            "training": asdict(config),
-            "threads": torch.get_num_threads(),
-            "processes": processes,
-            "torch": torch.__version__,
-        }
+        with open(temporary / OPTIMIZER_FILE, "wb") as stream:
+            save_optimizer(stream, optimizer)
+        document = {"training": asdict(config), **(counts or {}), "torch": torch.__version__}
         if experience is not None:
             experience.save(temporary)
             document["online"] = experience.settings()
@@ -100,14 +98,12 @@ def load_checkpoint(
     optimizer: torch.optim.Optimizer,
     config: TrainingConfig,
     experience: Experience | None = None,
-    processes: int = 1,
+    counts: Mapping[str, int] | None = None,
 ) -> None:
     """Put the weights, the number of updates, the optimiser's state and the played episodes of a checkpoint, which `newest_good_checkpoint` has verified,
     in place.
 
     Raises InputError where the run was begun on other data, with another model or other training settings, naming each with both values."""
-    from safetensors.torch import load_file
-
     run, stored = folder.parent.parent, Policy.load(folder / POLICY_FILE)
     training = read_training(folder / TRAINING_FILE)
     same_data(policy, stored, run)
@@ -126,12 +122,12 @@ def load_checkpoint(
     policy.model.load_state_dict(stored.model.state_dict())
     policy.updates = stored.updates
     try:
-        load_optimizer(optimizer, load_file(folder / OPTIMIZER_FILE))
+        load_optimizer(optimizer, folder / OPTIMIZER_FILE)
     except Exception as error:  # safetensors has its own, and what is wrong in a file may break any line of torch's
         raise InputError(
             f"{folder / OPTIMIZER_FILE} is not of this run's optimiser ({reason_of(error)}); delete that folder to go back to the checkpoint before it."
         ) from error
-    warn_of_rounding(training, {"threads": torch.get_num_threads(), "processes": processes})
+    warn_of_rounding(training, counts or {})
 
 
 def read_training(path: Path) -> dict[str, Any]:
@@ -148,8 +144,8 @@ def read_training(path: Path) -> dict[str, Any]:
 
 
 def warn_of_rounding(training: Mapping[str, Any], now: Mapping[str, int]) -> None:
-    """Warn where a run goes on with other numbers of threads or processes, or another torch, than it had: sums are then rounded otherwise, and dropout
-    is another."""
+    """Warn where a run goes on with other numbers of threads, processes or shards of a parameter, or another torch, than it had: sums are then rounded
+    otherwise, and dropout is another."""
     import warnings
 
     for what, count in now.items():
@@ -198,31 +194,6 @@ def newest_good_checkpoint(run: Path) -> Path | None:
     if failure is not None:
         raise failure
     return None
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's state as flat names: parameter number, then entry."""
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {
-        f"{i}.{name}": torch.as_tensor(value).detach().cpu().contiguous()
-        for i, entries in state.items()
-        for name, value in entries.items()
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError where a tensor is of no parameter, or of another shape."""
-    whole = optimizer.state_dict()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        if not 0 <= int(number) < len(parameters) or (value.dim() and value.shape != parameters[int(number)].shape):
-            raise ValueError(f"{key} of shape {tuple(value.shape)} is of no parameter")
-        state.setdefault(int(number), {})[name] = value
-    if any(entries.keys() != next(iter(state.values())).keys() for entries in state.values()):
-        raise ValueError("its parameters have different entries")
-    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
 def differences(wanted: Mapping[str, Any], stored: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -48,6 +49,11 @@ class Group:
     def check(self, config: TrainingConfig) -> None:
         """Raise InputError for training settings that do not go with several workers, or not with so many."""
         if self.size == 1:
+            if config.fsdp:
+                warnings.warn(
+                    "fsdp shares out a model among processes, and this training has one: it goes on, and holds all of it",
+                    stacklevel=2,
+                )
             return
         pieces = self.size * config.gradient_accumulation
         if config.batch_size % pieces:
@@ -59,6 +65,11 @@ class Group:
             raise InputError(
                 f"cuda_graph is of one process, and this training has {self.size}; leave it out, or start one process."
             )
+        for name in ("compile", "scheduled_sampling"):
+            if config.fsdp and getattr(config, name):
+                raise InputError(
+                    f"{name} does not go with fsdp, which puts the model together piece by piece, and for its loss alone; leave out one of the two."
+                )
 
     def check_alike(self, settings: dict[str, Any]) -> None:
         """Raise InputError, in every worker, where one was given other data or settings than worker 0."""

@@ -39,7 +39,9 @@ from dtrl.training.optimization import (
     make_optimizer,
     resident_windows,
 )
+from dtrl.training.optimizer_state import put_together
 from dtrl.training.perturbation import perturbation_for
+from dtrl.training.sharding import Sharded, Trained
 from dtrl.training.update import CapturedUpdate, Update, matrix_products
 from dtrl.trajectories import Trajectories
 from dtrl.windows import EPISODE_RETURN, Batch, Windows
@@ -53,9 +55,15 @@ class Event:
     """"start" before the first update, "update" after each one, "end" after the last."""
     update: int
     """Updates done."""
-    policy: Policy
+    read: Callable[[], Policy]
+    """Gives the policy."""
     logger: RunLogger | None
     """The run's log; None without a logdir, and where a finished run is resumed, which has logged all it has to say."""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as it is after these updates. With `fsdp` it is put together when it is asked for, and is only there for this call."""
+        return self.read()
 
 
 Callback = Callable[[Event], bool | None]
@@ -136,8 +144,9 @@ class Trainer:
             self.model.fit(columns_for(self.model, self.data))
         else:
             self.model.load_state_dict(experience.start.model.state_dict())
-        self.model.to(self.device)
-        self.optimizer = make_optimizer(self.model, config, self.device)
+        shared_out = config.fsdp and self.group.size > 1
+        if not shared_out:
+            self.model.to(self.device)
         self.policy = Policy(
             self.model,
             self.model_config,
@@ -146,12 +155,15 @@ class Trainer:
             DataSummary.of(trajectories),
             target_return=None if experience is None else experience.start.target_return,
         )
+        self.trained = (Sharded if shared_out else Trained)(self.policy, self.group)
+        self.optimizer = make_optimizer(self.trained.model, config, self.device)
         if checkpoint is not None:
-            load_checkpoint(checkpoint, self.policy, self.optimizer, config, experience, self.group.size)
+            load_checkpoint(checkpoint, self.policy, self.optimizer, config, experience, self.counts())
+        self.trained.take()
         self.held_out = None
         if held_out is not None and self.group.first:
             self.held_out = HeldOut(self.policy, held_out, window_length(self.model_config), config.batch_size)
-        self.step = Update(self.model, self.optimizer, config, self.group)
+        self.step = Update(self.trained, self.optimizer, config)
         self.step.perturbation = perturbation_for(self.policy, config)
         self.learn_from(self.data if experience is None else experience.trajectories)
         self.captured: CapturedUpdate | None = None
@@ -169,6 +181,14 @@ class Trainer:
         """All that makes a run what it is, and has to be the same in every worker."""
         data = {"dataset": self.origin.name, "fingerprint": self.origin.fingerprint, "steps": self.data.num_steps}
         return {**data, "torch": torch.__version__, **asdict(self.model_config), **asdict(self.config)}
+
+    def counts(self) -> dict[str, int]:
+        """Into how many parts the work is cut, of which the rounding of sums depends."""
+        return {
+            "threads": torch.get_num_threads(),
+            "processes": self.group.size,
+            "shards": self.trained.shares,
+        }
 
     def learn_from(self, trajectories: Trajectories) -> None:
         """Draw windows from these episodes from now on."""
@@ -205,13 +225,14 @@ class Trainer:
             for update in range(begun + 1, config.updates + 1):
                 if self.experience is not None and self.experience.due(update):
                     self.play(self.experience, update, logger)
-                self.model.train()
+                self.trained.begin_update()
+                self.trained.model.train()
                 self.update(update)
                 self.policy.updates = update
                 bar.update()
                 if update % config.log_every == 0 or update == config.updates:
                     last = self.log(logger, bar)
-                self.model.eval()
+                self.trained.model.eval()
                 stop = self.agreed_stop(self.tell(callbacks, "update", logger))
                 if update % config.checkpoint_every == 0 or update == config.updates or stop or self.save_asked:
                     self.save()
@@ -220,7 +241,8 @@ class Trainer:
             if self.meter.rows:  # stopped between two entries
                 last = self.log(logger, bar)
             self.leave_if_interrupted()
-            self.model.eval()
+            self.trained.model.eval()
+            self.trained.gather(everywhere=True)
             self.tell(callbacks, "end", logger)
             if self.logdir is not None and logger is not None:
                 self.finish(logger, last or newest_scalars(self.logdir))
@@ -236,8 +258,13 @@ class Trainer:
 
     def save(self) -> None:
         self.check_unread()
-        if self.logdir is not None and self.group.first:
-            save_checkpoint(self.logdir, self.policy, self.optimizer, self.config, self.experience, self.group.size)
+        if self.logdir is None:
+            return
+        self.trained.gather()
+        if self.group.first:
+            save_checkpoint(self.logdir, self.policy, self.optimizer, self.config, self.experience, self.counts())
+        elif self.trained.shares > 1:
+            put_together(self.optimizer)
 
     def finished(self) -> bool:
         """Whether a run was resumed that has nothing left to do, not even to be evaluated and logged at its end."""
@@ -267,6 +294,8 @@ class Trainer:
         """Log the means since the last entry, and return them."""
         self.check_unread()
         scalars = self.meter.read(learning_rate(self.policy.updates, self.config))
+        if self.config.holdout:
+            self.trained.gather()
         if self.held_out is not None:
             scalars |= self.held_out.measure()
         bar.set_postfix(loss=f"{scalars['train/loss']:.4g}")
@@ -330,8 +359,12 @@ class Trainer:
         return InputError(f"the {what} of update {update} is {value} ({self.windows.describe(update)}): {cause}{kept}.")
 
     def tell(self, callbacks: list[Callback], kind: str, logger: RunLogger | None) -> bool:
-        """Tell every callback; whether one of them wants to stop."""
-        answers = [callback(Event(kind, self.policy.updates, self.policy, logger)) for callback in callbacks]
+        """Tell every callback; whether one of them wants to stop. The workers that have none stand by."""
+        if not self.group.first:
+            self.trained.lend()
+            return False
+        answers = [callback(Event(kind, self.policy.updates, self.trained.read, logger)) for callback in callbacks]
+        self.trained.close()
         return any(answer is False for answer in answers)
 
     def leave_if_interrupted(self) -> None:

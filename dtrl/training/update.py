@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dtrl.config import TrainingConfig
-from dtrl.sequence_model import Loss, SequenceModel
-from dtrl.training.group import Group
+from dtrl.sequence_model import Loss
+from dtrl.training.sharding import Trained, local, whole
 from dtrl.windows import Batch, ResidentWindows
 
 WARM_UP = 3
@@ -21,19 +21,16 @@ WARM_UP = 3
 class Update:
     """An update in two halves, between which the ordinary loop looks at the loss. Of several workers, each computes the loss of its share of the windows."""
 
-    def __init__(
-        self, model: SequenceModel, optimizer: torch.optim.Optimizer, config: TrainingConfig, group: Group
-    ) -> None:
-        self.optimizer, self.config, self.group, self.device = optimizer, config, group, group.device
-        self.loss: Callable[..., Loss] = group.reducing(
-            model, torch.compile(model.loss) if config.compile else model.loss
-        )
-        self.parameters = list(model.parameters())
+    def __init__(self, trained: Trained, optimizer: torch.optim.Optimizer, config: TrainingConfig) -> None:
+        self.trained, self.optimizer, self.config = trained, optimizer, config
+        self.group, self.device = trained.group, trained.group.device
+        self.loss = trained.reducing(config.compile)
+        self.parameters = list(trained.model.parameters())
         self.perturbation: Callable[[Batch], Batch] | None = None
         """From the recorded windows to what the model sees of them, where that differs."""
         self.conservative: Callable[[Batch, Batch], tuple[Batch, Batch]] | None = None
         """From both to the windows of a further loss, and what the model sees of those."""
-        duals = set(model.log_multipliers.parameters())
+        duals = set(trained.model.log_multipliers.parameters())
         self.clipped = [p for p in self.parameters if p not in duals]
         """All but the multipliers of the loss, whose gradient is a gap of entropy, and would shorten the others'."""
 
@@ -55,6 +52,7 @@ class Update:
                 parts.append(loss)
             if self.conservative is not None and seen is not None:
                 self.regularize(batch, *self.conservative(batch, seen))
+        self.trained.add_up_rest()
         fields = [
             sum_of(sums)
             for rows in ([part.by_field for part in parts], [part.entropies for part in parts])
@@ -64,9 +62,14 @@ class Update:
         total, weight = sum_of([part.total.detach() for part in parts]), sum_of([part.weight for part in parts])
         sums = self.group.sum(torch.stack([x.float() for x in (total, weight, *fields)]))
         # of several workers, the gradients are means over the workers of what is to be added up
-        torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], sums[1] / self.group.size)
-        norm = torch.nn.utils.clip_grad_norm_(self.clipped, self.config.gradient_clip)
-        return torch.cat([torch.stack([sums[0] / sums[1], norm.float()]), sums[2:]])
+        torch._foreach_div_([local(p.grad) for p in self.parameters if p.grad is not None], sums[1] / self.group.size)
+        return torch.cat([torch.stack([sums[0] / sums[1], self.clip().float()]), sums[2:]])
+
+    def clip(self) -> Tensor:
+        """Shorten the gradient to its largest norm, and return the norm that it had."""
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.clipped if p.grad is not None]))
+        torch.nn.utils.clip_grads_with_norm_(self.clipped, self.config.gradient_clip, norm)
+        return norm
 
     def adding_up(self, now: bool) -> contextlib.AbstractContextManager[object]:
         """A context of forward and backward passes that all but the last of an update's have: their gradients stay in their worker until then."""
