@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dtrl.acting.artefact import tensor_bytes
-from dtrl.training.sharding import share_of, whole
+from dtrl.training.trained import share_of, whole
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 """The names that the format has for them."""

@@ -1,8 +1,8 @@
-"""What the updates are made to: the policy's own model, or shares of it that the workers of a group hold. B windows of an update, N workers.
+"""A model of which each worker holds a part. N workers.
 
-Shared out, parameters, gradients and AdamW's moments are cut along their first dimension into N parts, one a worker, by torch's fully_shard: FSDP2, after
+Parameters, gradients and AdamW's moments are cut along their first dimension into N parts, one a worker, by torch's fully_shard: FSDP2, after
 FSDP [Zhao et al. 2023, arXiv:2304.11277] and ZeRO [Rajbhandari et al. 2020, arXiv:1910.02054]. Each block of a transformer is put together while it computes,
-and what is not in a block from the forward pass to the end of the backward pass."""
+and what is in no block from the forward pass to the end of the backward pass."""
 
 import copy
 import math
@@ -13,49 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from dtrl.acting import Policy
 from dtrl.backbones.attention import Transformer, refer_again
 from dtrl.sequence_model import Loss, SequenceModel
 from dtrl.training.group import Group
-
-
-class Trained:
-    """The model of a policy, which is updated itself: every worker has all of it, and most methods are formalities."""
-
-    def __init__(self, policy: Policy, group: Group) -> None:
-        self.policy, self.group = policy, group
-        self.model: SequenceModel = policy.model
-        """What is updated."""
-        self.shares = 1
-        """Into how many parts it is cut."""
-
-    def take(self) -> None:
-        """Begin with the weights that the policy has now."""
-
-    def reducing(self, compiled: bool) -> Callable[..., Loss]:
-        """The loss of the model, after whose backward pass every worker has the mean of the gradients of all, or its part of that."""
-        return self.group.reducing(self.model, torch.compile(self.model.loss) if compiled else self.model.loss)
-
-    def add_up_rest(self) -> None:
-        """Take the mean over the workers of the gradients that the backward passes of an update have left in their worker."""
-
-    def begin_update(self) -> None:
-        """The policy is not read until the update is over."""
-
-    def gather(self, everywhere: bool = False) -> None:
-        """Give the policy of worker 0, or of all, the weights of now. Every worker calls it."""
-
-    def read(self) -> Policy:
-        """The policy as it is now, for worker 0 alone, while the others `lend`."""
-        return self.policy
-
-    def lend(self) -> None:
-        """Wait, and give worker 0 what it reads, until it has called `close`."""
-
-    def close(self) -> None:
-        """What worker 0 does when it reads no more."""
+from dtrl.training.trained import Trained, local, share_of, whole
 
 
 class Sharded(Trained):
@@ -159,20 +122,3 @@ class Root(nn.Module):
         """The total stands by itself too: fully_shard sees it there, and begins the backward pass at it."""
         loss = self.model.loss(*batches)  # type: ignore[arg-type]
         return loss.total, loss
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This worker's part of a tensor that is shared out; any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that is shared out, put together; any other as it is. Every worker has to call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def share_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor of which every worker has all, shared out as `like` is."""
-    if not isinstance(like, DTensor):
-        return tensor
-    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)

@@ -41,7 +41,7 @@ from dtrl.training.optimization import (
 )
 from dtrl.training.optimizer_state import put_together
 from dtrl.training.perturbation import perturbation_for
-from dtrl.training.sharding import Sharded, Trained
+from dtrl.training.trained import trained_by
 from dtrl.training.update import CapturedUpdate, Update, matrix_products
 from dtrl.trajectories import Trajectories
 from dtrl.windows import EPISODE_RETURN, Batch, Windows
@@ -145,8 +145,7 @@ class Trainer:
         else:
             self.model.load_state_dict(experience.start.model.state_dict())
         shared_out = config.fsdp and self.group.size > 1
-        if not shared_out:
-            self.model.to(self.device)
+        self.model.to("cpu" if shared_out else self.device)  # each worker's device takes its parts, one after the other
         self.policy = Policy(
             self.model,
             self.model_config,
@@ -155,7 +154,7 @@ class Trainer:
             DataSummary.of(trajectories),
             target_return=None if experience is None else experience.start.target_return,
         )
-        self.trained = (Sharded if shared_out else Trained)(self.policy, self.group)
+        self.trained = trained_by(self.group, self.policy, shared_out)
         self.optimizer = make_optimizer(self.trained.model, config, self.device)
         if checkpoint is not None:
             load_checkpoint(checkpoint, self.policy, self.optimizer, config, experience, self.counts())

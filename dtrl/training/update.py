@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dtrl.config import TrainingConfig
 from dtrl.sequence_model import Loss
-from dtrl.training.sharding import Trained, local, whole
+from dtrl.training.trained import Trained, local, whole
 from dtrl.windows import Batch, ResidentWindows
 
 WARM_UP = 3

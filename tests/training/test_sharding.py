@@ -26,7 +26,7 @@ from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError, WorkerLostError
 from dtrl.presets import PRESETS
 from dtrl.training.group import Group, worker_group
-from dtrl.training.sharding import local, whole
+from dtrl.training.trained import local, whole
 from dtrl.training.trainer import Trainer
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
