@@ -3,8 +3,8 @@
     python benchmarks/fsdp.py --layers 12 --width 768
 
 Told is what a process has at its peak that no file backs, beyond what it has when everything is imported: while the model is made, in the updates, and while
-a checkpoint is written; and the processor time of an update. Linux only, whose /proc it reads; on the CPU, one thread a process. What torch frees is given back to the system at once
-(MALLOC_MMAP_THRESHOLD_): by itself glibc keeps it, in pieces that do not fit what is asked for next, and that hides the saving."""
+a checkpoint is written; and the processor time of an update. Linux only, whose /proc it reads; on the CPU, one thread a process. What torch frees is given
+back to the system at once (MALLOC_MMAP_THRESHOLD_): by itself glibc keeps it, in pieces that do not fit what is asked for next, and that hides the saving."""
 
 import argparse
 import json
