@@ -39,9 +39,8 @@ class Sharded(Trained):
         if isinstance(self.model.backbone, Transformer):
             for block in self.model.backbone.blocks:
                 fully_shard(block, mesh=mesh)
-                block.register_forward_pre_hook(
-                    refer_again
-                )  # after fully_shard's own, which puts the parameters together
+                # after fully_shard's own hook, which puts the parameters together
+                block.register_forward_pre_hook(refer_again)
             self.model.backbone.register_forward_pre_hook(lambda backbone, _: backbone.refer())
         fully_shard(self.root, mesh=mesh, ignored_params=set(self.multipliers))
         refer_again(self.model)  # or it would keep the whole parameters until its first forward pass
@@ -51,17 +50,16 @@ class Sharded(Trained):
     @torch.no_grad()
     def take(self) -> None:
         """Cut the weights that worker 0's policy has, and empty the policy's own."""
-        whole, device = self.policy.model, self.group.device
-        for parameter, part in zip(whole.parameters(), self.model.parameters(), strict=True):
+        model, device = self.policy.model, self.group.device
+        for parameter, part in zip(model.parameters(), self.model.parameters(), strict=True):
             value = parameter.data.to(device)
             dist.broadcast(value, src=0)
             local(part).copy_(local(share_of(value, part)))
             parameter.data = parameter.data.new_empty(0)
-        whole.to(device)
-        for ours, theirs in zip(whole.buffers(), self.model.buffers(), strict=True):
-            dist.broadcast(
-                ours, src=0
-            )  # fitted to the same data, and not to the same bits on another kind of processor
+        model.to(device)
+        for ours, theirs in zip(model.buffers(), self.model.buffers(), strict=True):
+            # fitted to the same data, and not to the same bits on another kind of processor
+            dist.broadcast(ours, src=0)
             theirs.copy_(ours)
         self.empty()
 
