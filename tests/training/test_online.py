@@ -28,6 +28,7 @@ SMALL = {
     "round_episodes": 2,
     "buffer_episodes": 4,
     "batch_size": 4,
+    "learning_rate": 1e-3,
     "warmup_updates": 0,
     "log_every": 1,
     "checkpoint_every": EVERY,
