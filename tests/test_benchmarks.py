@@ -1,14 +1,17 @@
-"""Each benchmark runs, small, and writes what its readers expect. What it measures here means nothing."""
+"""Each benchmark runs, small, and writes what its readers expect. What it measures here means nothing.
+
+One is a process of its own, as a user's is; the others are calls of `main`, since a process spends most of its time on imports."""
 
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dtrl.bench import BENCHMARKS, contexts, decoding
+from dtrl.bench import BENCHMARKS, acting, contexts, decoding
 from dtrl.bench.paper_loop import PaperLoop
 from dtrl.bench.timing import compare, interleaved, torch_threads
 from dtrl.bench.training import Collator, dtrl_batches, hopper_shaped
@@ -17,7 +20,7 @@ from dtrl.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {
-    "acting": {"repetitions": 1, "envs": 2, "threads": 1, "context_length": 20, "engines": 1, "aoti": 0},
+    "acting": {"repetitions": 1, "envs": 2, "threads": 1, "context_length": 20, "engines": 0, "aoti": 0},
     "contexts": {"repetitions": 1, "longest": 200, "steps": 12, "threads": 1},
     "training": {"repetitions": 1, "threads": 1, "episodes": 3, "bf16": 0, "cuda": 0},
     "processes": {"repetitions": 1, "processes": 2, "updates": 1, "episodes": 3},
@@ -54,26 +57,38 @@ def command(name: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "dtrl", "bench", name, *flags, *more]
 
 
-def measured(name: str, folder: Path) -> dict:
+@pytest.fixture
+def measured(tmp_path, capsys):
+    return lambda name: measure(name, tmp_path / "out.json", capsys)
+
+
+def measure(name: str, file: Path, capsys: pytest.CaptureFixture[str]) -> dict:
     """The document of a small run, which the command prints as a table too."""
     if name == "recording":
         pytest.importorskip("jax", reason="Minari's DataCollector, the peer, needs jax, which no extra of dtrl brings")
-    done = subprocess.run(command(name, "--json", str(folder / "out.json")), capture_output=True, text=True, check=True)
-    document = json.loads((folder / "out.json").read_text())
+    words = command(name, "--json", str(file))
+    if name == "loading":
+        printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    else:
+        with warnings.catch_warnings():
+            warnings.resetwarnings()  # here they are errors, and there they are lines on stderr
+            assert main(words[3:]) == 0
+        printed = capsys.readouterr().out
+    document = json.loads(file.read_text())
     assert document["benchmark"] == name
     assert document["command"].split() == ["dtrl", *command(name)[3:]]
     assert {"dtrl", "python", "torch"} <= document["versions"].keys()
     assert {"processor", "cores", "load"} <= document["machine"].keys()
     assert document["results"]
-    assert done.stdout.strip() == BENCHMARKS[name].table(document).strip()
-    assert done.stdout.startswith("dtrl bench")
+    assert printed.strip() == BENCHMARKS[name].table(document).strip()
+    assert printed.startswith("dtrl bench")
     return document
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TIMED)
-def test_benchmark_writes_ratios_and_how_they_were_made(name, tmp_path):
-    for row in measured(name, tmp_path)["results"]:
+def test_benchmark_writes_ratios_and_how_they_were_made(name, measured):
+    for row in measured(name)["results"]:
         assert {"work", "peer", "ratio_of_minima", "goal", "dtrl_seconds", "repetitions"} <= row.keys()
         assert row["ratio"] > 0
         assert row["peer_seconds"]["min"] <= row["peer_seconds"]["p10"]
@@ -81,6 +96,15 @@ def test_benchmark_writes_ratios_and_how_they_were_made(name, tmp_path):
             achieved = row["model_flops"] / row["dtrl_seconds"]["p10"]
             assert row["model_flops_utilization"] == pytest.approx(achieved / row["matmul_flops_per_second"])
             assert 0 < row["batch_share"] < 0.5
+
+
+@pytest.mark.slow
+def test_acting_is_measured_with_exports_too():
+    """With one of the engines; an export takes most of the time of such a benchmark, and test_exported.py makes those of the others."""
+    rows = acting.rows_of_results(envs=2, threads=1, repetitions=1, context_length=4, engines=["numpy"])
+    exported = [row for row in rows if row["dtrl"] == "dtrl block, numpy"]
+    assert [row["peer"] for row in exported] == [acting.DOCUMENTED, acting.LEAN]
+    assert all(row["ratio"] > 0 for row in exported)
 
 
 @pytest.mark.slow
@@ -101,15 +125,14 @@ def test_contexts_that_cannot_be_measured_are_refused(numbers):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by Linux' /proc")
-def test_memory_is_measured_beside_the_size_of_the_data(tmp_path):
-    results = measured("memory", tmp_path)["results"]
+def test_memory_is_measured_beside_the_size_of_the_data(measured):
+    results = measured("memory")["results"]
     for row in results[:2]:  # what is loaded and read is in memory
         assert 0.9 * row["arrays_bytes"] < row["peak_bytes"] < row["arrays_bytes"] + 50e6
     for row in results:
         assert row["ratio"] == row["peak_bytes"] / row["arrays_bytes"]
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured by Linux' /proc")
 def test_training_takes_no_more_memory_than_it_may_have():
@@ -121,17 +144,11 @@ def test_training_takes_no_more_memory_than_it_may_have():
     assert "3 losses, bit for bit the same: yes" in done.stdout
 
 
-def test_peer_that_is_not_installed_is_asked_for_by_its_extra(tmp_path):
+def test_peer_that_is_not_installed_is_asked_for_by_its_extra(tmp_path, monkeypatch, capsys):
     # A name that maps to None in sys.modules can't be imported: what an install without the extra looks like.
-    code = "import sys; sys.modules['transformers'] = None; from dtrl.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command("training")[3:], "--json", str(tmp_path / "x")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main([*command("training")[3:], "--json", str(tmp_path / "x")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
         "dtrl: this benchmark compares with transformers, which is not installed; `pip install 'dtrl[bench]'` brings it."
     ]
     assert not (tmp_path / "x").exists()
