@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-hypothesis.settings.register_profile("dtrl", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("dtrl", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("dtrl")
 
 

@@ -102,7 +102,7 @@ def act_and_keep(observation_space, action_space, path, preset="dt", attention="
     assert_same_action(action_space, action, again)
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nested(OBSERVED), nested(ACTED))
 def test_any_pair_of_spaces_is_learnt_acted_and_kept(tmp_path, observation_space, action_space):
     act_and_keep(observation_space, action_space, tmp_path / "policy.safetensors")
@@ -116,7 +116,7 @@ def test_two_hundred_pairs_of_spaces_are_learnt_acted_and_kept(tmp_path, observa
     act_and_keep(observation_space, action_space, tmp_path / "policy.safetensors", preset, attention)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(nested(OBSERVED), nested(ACTED))
 def test_episodes_come_out_of_trajectories_as_they_went_in(observation_space, action_space):
     data = sampled(observation_space, action_space)

@@ -35,7 +35,7 @@ LOADED = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for 
 
 @functools.cache
 def nodes_of(path: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(path.read_text(), str(path))))
+    return list(ast.walk(ast.parse(path.read_text(), str(path), feature_version=(3, 11))))
 
 
 @functools.cache
@@ -117,7 +117,8 @@ def test_file_names_say_what_is_inside():
 
 
 def test_every_python_file_parses():
-    for path in [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
+    assert all(map(nodes_of, SOURCES))
+    for path in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
         ast.parse(path.read_text(), str(path), feature_version=(3, 11))
 
 
@@ -226,6 +227,6 @@ with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
 
 
 def test_importing_dtrl_takes_at_most_three_tenths_of_a_second():
-    # Processor time of the fastest of five, so that a busy machine does not fail the test.
+    # Processor time, and of five tries one that is quick enough, so that a busy machine does not fail the test.
     code = "import time; started = time.process_time(); import dtrl; print(time.process_time() - started)"
-    assert min(float(run_python(code)) for _ in range(5)) <= 0.3
+    assert any(float(run_python(code)) <= 0.3 for _ in range(5))

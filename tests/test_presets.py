@@ -59,7 +59,7 @@ def spec(limit):
 @pytest.mark.parametrize(
     ("preset", "kinds"),
     [
-        pytest.param(preset, kinds, marks=() if preset in ("dt", "tt") and kinds == "vectors" else pytest.mark.slow)
+        pytest.param(preset, kinds, marks=() if preset == "dt" and kinds == "vectors" else pytest.mark.slow)
         for preset, kinds in itertools.product(PRESETS, SPACES)
     ],
 )
@@ -78,7 +78,9 @@ def test_a_preset_learns_eight_windows_by_heart(random_trajectories, preset, kin
     assert losses[-1] < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=pytest.mark.slow if name in ("vq_dt", "tt") else ()) for name in PRESETS]
+)
 def test_a_preset_has_every_option_of_its_configuration(random_trajectories, preset):
     data = random_trajectories([9, 7])
     for options in (

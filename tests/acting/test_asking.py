@@ -1,6 +1,7 @@
 """Policies that ask a return of themselves: what they predict is what they are then given."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -60,9 +61,15 @@ def composite(random_trajectories, observation_space, action_space):
     return type(plain).from_episodes(episodes, observation_space, action_space)
 
 
-@pytest.mark.parametrize("kind", ACTIONS)
-@pytest.mark.parametrize("attention", ["window", "banded", "full"])
-@pytest.mark.parametrize("preset", ["odt", "mgdt"])
+@pytest.mark.parametrize(
+    ("preset", "attention", "kind"),
+    [
+        pytest.param(preset, attention, kind, marks=() if i == j else pytest.mark.slow)
+        for preset, (i, attention), (j, kind) in itertools.product(
+            ["odt", "mgdt"], enumerate(["window", "banded", "full"]), enumerate(ACTIONS)
+        )
+    ],
+)
 def test_acting_is_teacher_forcing(random_trajectories, untrained_policy, preset, attention, kind):
     episodes = composite(random_trajectories, GOALS, ACTIONS[kind])
     for action_context in (True, False):

@@ -90,14 +90,20 @@ def test_the_tables_are_complete():
     assert INEXACT_PAIRS
 
 
+KINDS_OF_MODEL = [*itertools.product(TRUNKS, ["vector-discrete"]), ("gpt2", "discrete-vector")]
+
+
 @pytest.mark.parametrize(
-    ("trunk", "spaces_of"), [*itertools.product(TRUNKS, ["vector-discrete"]), ("gpt2", "discrete-vector")]
+    ("attention", "kind", "trunk", "spaces_of"),
+    [
+        pytest.param(*pair, *model, marks=() if number == 0 or number % len(EXACT_PAIRS) == i else pytest.mark.slow)
+        for (i, pair), (number, model) in itertools.product(enumerate(EXACT_PAIRS), enumerate(KINDS_OF_MODEL))
+    ],
 )
-@pytest.mark.parametrize(("attention", "kind"), EXACT_PAIRS)
 def test_acting_is_teacher_forcing(episodes, untrained_policy, attention, kind, trunk, spaces_of):
     data = episodes(LENGTHS, *SPACES[spaces_of])
     policy = untrained_policy(data, attention=attention, acting={"context": kind}, **TRUNKS[trunk])
-    assert 0 < policy.replay(data, rows=3) <= 1e-5
+    assert 0 < policy.replay(data.select([2, 3])) <= 1e-5
     policy.model.to(torch.float64)
     assert policy.replay(data, rows=3) <= 1e-12
 
@@ -189,8 +195,8 @@ def test_a_batch_acts_as_its_rows_do_one_by_one(policy_for, attention, kind):
 
 
 @pytest.mark.parametrize(("attention", "kind"), EXACT_PAIRS)
-@hypothesis.settings(max_examples=5, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
-@hypothesis.given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 4), resets=st.sampled_from([0.02, 0.15, 0.5]))
+@hypothesis.settings(max_examples=4, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(seed=st.integers(0, 2**32 - 1), rows=st.integers(2, 4), resets=st.sampled_from([0.15, 0.02, 0.5]))
 def test_episodes_that_begin_at_any_time_in_any_row_are_each_as_alone(policy_for, attention, kind, seed, rows, resets):
     policy, steps = policy_for(attention, kind), 3 * K + 3
     played = random_play(rows, steps, seed, resets)

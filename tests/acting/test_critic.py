@@ -68,7 +68,7 @@ def test_the_expectile_loss_is_least_at_the_expectile():
         assert grid[losses.argmin()].item() == pytest.approx(expectile(values.numpy(), alpha=tau), abs=2e-3)
 
 
-@pytest.mark.parametrize("tau", [0.5, 0.9])
+@pytest.mark.parametrize("tau", [pytest.param(0.5, marks=pytest.mark.slow), 0.9])
 def test_a_bandit_s_values_are_its_rewards_and_a_state_has_their_expectile(tau):
     """Of 0 with share 3/4 and 1 with 1/4 the τ-expectile is τ/4 / (τ/4 + (1 − τ)·3/4)."""
     critic = train_critic(bandit(), CriticConfig(expectile=tau, **FAST))
@@ -241,7 +241,7 @@ def test_what_a_critic_cannot_do_is_refused(random_trajectories, untrained_polic
     image = spaces.Box(0, 255, (3, 8, 8), np.uint8)
     with pytest.raises(InputError, match="judges vectors and choices, and the observation space is"):
         Critic(config, image, data.action_space)
-    exported = dtrl.acting.ExportedPolicy.of(untrained_policy(data).variant(context="block"), "numpy")
+    exported = dtrl.acting.ExportedPolicy.of(untrained_policy(data, preset="bc"), "numpy")
     with pytest.raises(InputError, match="best_of needs dtrl's own policy, run by PyTorch"):
         dtrl.acting.ExportedPolicy(exported.document, exported.arrays, decoding=decoding).check_decoding()
 

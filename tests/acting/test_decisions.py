@@ -1,5 +1,7 @@
 """Actions that are decided token by token: acting is teacher forcing, whatever the context and the parts of the action."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -21,9 +23,15 @@ def episodes(random_trajectories):
     return lambda kind: random_trajectories(LENGTHS, VECTOR, ACTIONS[kind])
 
 
-@pytest.mark.parametrize("kind", ACTIONS)
-@pytest.mark.parametrize("attention", ["window", "banded", "full"])
-@pytest.mark.parametrize("preset", ["dt_discrete", "tt"])
+@pytest.mark.parametrize(
+    ("preset", "attention", "kind"),
+    [
+        pytest.param(preset, attention, kind, marks=() if i == j else pytest.mark.slow)
+        for preset, (i, attention), (j, kind) in itertools.product(
+            ["dt_discrete", "tt"], enumerate(["window", "banded", "full"]), enumerate(ACTIONS)
+        )
+    ],
+)
 def test_acting_token_by_token_is_teacher_forcing(episodes, untrained_policy, preset, attention, kind):
     data = episodes(kind)
     policy = untrained_policy(data, preset=preset, attention=attention, bins=7)

@@ -28,25 +28,27 @@ VECTOR, ARM = (
 )
 SAMPLE = DecodingConfig(strategy="sample", temperature=0.8)
 STEPS, ROWS = 23, 3
+BANDED = {"attention": "banded"}
+"""One program, where a context of blocks has three: for the cases in which the context is not what differs."""
 CASES = {
     "vector": (VECTOR, ARM, {}),
     "one step": (VECTOR, ARM, {"context_length": 1}),
     "five steps": (VECTOR, ARM, {"context_length": 5}),
-    "banded": (VECTOR, ARM, {"attention": "banded"}),
-    "banded, modern, shared heads": (VECTOR, ARM, {"attention": "banded", "trunk": "modern", "kv_heads": 1}),
+    "banded": (VECTOR, ARM, BANDED),
+    "banded, modern, shared heads": (VECTOR, ARM, {"trunk": "modern", "kv_heads": 1, **BANDED}),
     "modern": (VECTOR, ARM, {"trunk": "modern"}),
     "full": (VECTOR, ARM, {"attention": "full", "context_length": 30}),
-    "gelu": (VECTOR, ARM, {"activation": "gelu"}),
-    "gaussian": (VECTOR, ARM, {"head": "gaussian"}),
-    "squashed": (VECTOR, ARM, {"head": "tanh_gaussian"}),
+    "gelu": (VECTOR, ARM, {"activation": "gelu", **BANDED}),
+    "gaussian": (VECTOR, ARM, {"head": "gaussian", **BANDED}),
+    "squashed": (VECTOR, ARM, {"head": "tanh_gaussian", **BANDED}),
     "bc": (VECTOR, ARM, {"preset": "bc"}),
     "discrete": (spaces.Discrete(5, start=2), spaces.Discrete(3, start=-1), {}),
-    "from four": (VECTOR, spaces.Discrete(3, start=4), {}),
-    "choices": (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([[2, 3], [4, 2]]), {}),
-    "bits": (spaces.MultiBinary(3), spaces.MultiBinary(4), {}),
-    "images": (spaces.Box(0, 255, (6, 5, 3), np.uint8), spaces.Discrete(4), {}),
-    "patches": (spaces.Box(0, 255, (40, 36, 3), np.uint8), spaces.Discrete(4), {"image_encoder": "patch"}),
-    "parts": (spaces.Dict(a=VECTOR, goal=spaces.Discrete(3), word=spaces.Text(4, charset="abc")), spaces.Tuple([ARM, spaces.Discrete(3)]), {}),
+    "from four": (VECTOR, spaces.Discrete(3, start=4), BANDED),
+    "choices": (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([[2, 3], [4, 2]]), BANDED),
+    "bits": (spaces.MultiBinary(3), spaces.MultiBinary(4), BANDED),
+    "images": (spaces.Box(0, 255, (6, 5, 3), np.uint8), spaces.Discrete(4), BANDED),
+    "patches": (spaces.Box(0, 255, (40, 36, 3), np.uint8), spaces.Discrete(4), {"image_encoder": "patch", **BANDED}),
+    "parts": (spaces.Dict(a=VECTOR, goal=spaces.Discrete(3), word=spaces.Text(4, charset="abc")), spaces.Tuple([ARM, spaces.Discrete(3)]), BANDED),
 }  # fmt: skip
 
 

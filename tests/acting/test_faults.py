@@ -216,6 +216,7 @@ def test_retry_begins_the_same_episode_in_a_new_environment(
         assert mine == [(n, n == RETRIES + 1) for n in range(1, times + 1)]
 
 
+@pytest.mark.slow
 def test_many_faults_at_once_in_workers(policy_for, scripted_env, episodes):
     """Two workers, both halves of the rows, an environment that kills its worker beside others that fail; sampled actions."""
     policy, faults = policy_for(), []

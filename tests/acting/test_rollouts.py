@@ -2,6 +2,7 @@
 
 Actions are discrete, so that the rounding of batched products can't show; rewards are multiples of 1/4, whose sums are exact."""
 
+import itertools
 import json
 
 import gymnasium
@@ -43,8 +44,18 @@ def assert_same_episode(played, alone):
         np.testing.assert_array_equal(played[name], alone[name])
 
 
-@pytest.mark.parametrize("num_envs", [1, 3, 8, None])
-@pytest.mark.parametrize("attention", ["window", "banded", "full"])
+QUICK = [("window", 1), ("window", 8), ("banded", 3), ("full", None)]
+
+
+@pytest.mark.parametrize(
+    ("attention", "num_envs"),
+    QUICK
+    + [
+        pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in itertools.product(["window", "banded", "full"], [1, 3, 8, None])
+        if pair not in QUICK
+    ],
+)
 def test_every_episode_is_as_a_single_environment_plays_it(policy_for, scripted_env, attention, num_envs):
     """And they come back in the order in which they were given."""
     policy, diary = policy_for(attention=attention), []
@@ -55,7 +66,7 @@ def test_every_episode_is_as_a_single_environment_plays_it(policy_for, scripted_
         assert (played.observations[played.episode_starts[i]].tobytes(), played.episode_returns[i]) in diary
 
 
-@pytest.mark.parametrize("num_envs", [1, 3, 8])
+@pytest.mark.parametrize("num_envs", [1, pytest.param(3, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_the_autoreset_modes_make_no_difference_to_an_episode(policy_for, scripted_env, mode, num_envs):
     """Only DISABLED lets every episode be seeded. Otherwise a row plays on from the seed of its first episode; its n-th begins n resets later."""

@@ -88,7 +88,9 @@ class Rich(gymnasium.Env):
         return observation, 0.25 * float(action), self.left == 0, False, info
 
 
-@pytest.mark.parametrize("told", [False, True], ids=["mask in the observation", "mask in the info"])
+@pytest.mark.parametrize(
+    "told", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["mask in the observation", "mask in the info"]
+)
 def test_texts_parts_and_masks_pass_through_shared_memory(untrained_policy, told):
     env, played = Rich(told), []
     for seed in range(3):

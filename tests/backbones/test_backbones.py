@@ -189,7 +189,7 @@ def test_a_copy_has_weights_of_its_own(name):
 
 
 @every
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.lists(st.integers(1, 6), min_size=3, max_size=8))
 @torch.no_grad()
 def test_chunks_of_any_size_give_the_outputs_of_one_call(name, sizes):
@@ -249,7 +249,7 @@ CALLS = st.lists(
 
 
 @pytest.mark.parametrize("name", [name for name in MADE if name != "pointwise"])  # which has no state to keep
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(CALLS)
 @torch.no_grad()
 def test_rows_of_different_lengths_may_begin_anew_and_be_padded(name, calls):

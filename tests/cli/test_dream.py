@@ -54,6 +54,6 @@ def test_settings_of_decoding_come_from_a_file_and_flags_win(saved, tmp_path, ca
 @pytest.mark.slow
 def test_an_export_does_not_dream(saved, random_trajectories, untrained_policy, tmp_path, capsys):
     data = random_trajectories((9,), spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-1, 1, (2,)))
-    dtrl.acting.ExportedPolicy.of(untrained_policy(data), "numpy").save(tmp_path / "export.safetensors")
+    dtrl.acting.ExportedPolicy.of(untrained_policy(data, preset="bc"), "numpy").save(tmp_path / "export.safetensors")
     assert main(["dream", str(tmp_path / "export.safetensors")]) == 2
     assert "is an export, which acts and does not dream" in capsys.readouterr().err

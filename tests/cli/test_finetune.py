@@ -109,7 +109,8 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(trained, tmp_path, capsy
 def test_a_deterministic_policy_and_an_export_are_refused(random_trajectories, untrained_policy, tmp_path, capsys):
     policy = untrained_policy(random_trajectories((4, 6)))
     policy.save(tmp_path / "policy.safetensors")
-    dtrl.acting.ExportedPolicy.of(policy, "numpy").save(tmp_path / "export.safetensors")
+    cloned = untrained_policy(random_trajectories((4, 6)), preset="bc")
+    dtrl.acting.ExportedPolicy.of(cloned, "numpy").save(tmp_path / "export.safetensors")
     write_minari(random_trajectories((4, 6)), "some/data-v0")
     for file, says in (("policy", "has a deterministic head"), ("export", "was exported to act")):
         arguments = ["--data", "some/data-v0", "--env", "Pendulum-v1", "--updates", "2"]

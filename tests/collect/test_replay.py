@@ -87,6 +87,7 @@ def test_of_a_buffer_that_wrapped_around_the_newest_whole_episodes_are_left(reci
     assert len(wrapped) < len(whole)
 
 
+@pytest.mark.slow
 def test_actions_are_scaled_back_to_those_the_environment_was_given(recipe_of):
     episodes = replays_of(recipe_of(SAC))[200]
     assert [len(e.actions) for e in episodes] == [30] * 6

@@ -90,7 +90,7 @@ ODD = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in ("one step", "large numbers") else pytest.mark.slow) for name in ODD],
+    [pytest.param(name, marks=() if name == "large numbers" else pytest.mark.slow) for name in ODD],
 )
 def test_odd_data_are_drawn_without_a_warning(random_trajectories, name, tmp_path):
     paths = save_dataset_plots(ODD[name](random_trajectories), tmp_path / "plots")

@@ -60,6 +60,7 @@ def test_every_meter_reads_a_run(run, capsys):
     assert all(f"{name}: " in printed for name in METERS)
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same(run):
     assert examined(run) == examined(run)
 

@@ -38,7 +38,7 @@ def test_the_interval_of_many_values_is_the_normal_interval():
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=25)
 @given(returns)
 def test_the_interval_surrounds_the_mean_and_lies_within_the_values(values):
     mean, (low, high) = mean_ci95(values)

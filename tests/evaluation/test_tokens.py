@@ -288,6 +288,7 @@ def test_odd_data_are_printed_and_drawn_without_a_warning(random_trajectories, n
     save_figure(tokens_figure(report), tmp_path / "tokens.png")
 
 
+@pytest.mark.slow
 def test_every_part_has_its_panels(composite, tmp_path):
     figure = tokens_figure(report_tokens(composite, "observation"))
     assert len(figure.axes) == 2 * len(COMPOSITE)

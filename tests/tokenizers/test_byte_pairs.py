@@ -100,6 +100,7 @@ def test_nothing_is_lost(table):
         assert (padding.diff(dim=-1) >= 0).all()  # only behind the content
 
 
+@pytest.mark.slow
 @given(tables)
 def test_more_ids_never_make_the_data_longer(table):
     alphabet, rows, learned = table

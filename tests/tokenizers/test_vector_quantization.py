@@ -142,6 +142,7 @@ def test_as_many_codes_as_values_make_no_error():
     assert len(tokenizer.encode(x).unique()) == 4
 
 
+@pytest.mark.slow
 def test_more_layers_lower_the_error_and_all_codes_are_used():
     x = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32)
     errors = []

@@ -122,7 +122,7 @@ def test_pieces_of_a_batch_have_the_same_entropy_and_multiplier(data, tmp_path):
     assert len({row[1] for row in logged[0]}) == 5
 
 
-@pytest.mark.parametrize("preset", ["odt", "mgdt"])
+@pytest.mark.parametrize("preset", ["odt", pytest.param("mgdt", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_goes_on_exactly(data, tmp_path, preset):
     options = {**SMALL, "preset": preset, "dropout": 0.1, "checkpoint_every": 3, "log_every": 1, "updates": 8}
     dtrl.train(data, logdir=tmp_path / "straight", **options)

@@ -51,7 +51,7 @@ def progress_of(logdir):
     return [json.loads(line) for line in (logdir / "progress.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("preset", ["dt", "bc"])
+@pytest.mark.parametrize("preset", ["dt", pytest.param("bc", marks=pytest.mark.slow)])
 def test_the_loss_falls_and_the_policy_has_learnt(learnable, tmp_path, preset):
     policy = dtrl.train(
         learnable, preset=preset, updates=120, learning_rate=1e-2, log_every=20, logdir=tmp_path, **SMALL
@@ -370,8 +370,15 @@ def test_a_log_directory_that_cannot_be_written_is_refused(data, tmp_path, place
 
 
 @pytest.mark.filterwarnings("ignore:this processor multiplies bf16")
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("trunk", ["gpt2", "modern"])
+@pytest.mark.parametrize(
+    ("trunk", "precision"),
+    [
+        ("gpt2", "fp32"),
+        ("modern", "bf16"),
+        pytest.param("gpt2", "bf16", marks=pytest.mark.slow),
+        pytest.param("modern", "fp32", marks=pytest.mark.slow),
+    ],
+)
 def test_both_precisions_train_on_the_cpu_and_keep_weights_in_float32(learnable, tmp_path, precision, trunk):
     policy = dtrl.train(
         learnable,

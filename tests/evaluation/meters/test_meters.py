@@ -1,6 +1,7 @@
 """Every meter beside a sound model and a bad one that was planted: the first passes, the second trips it."""
 
 import dataclasses
+import itertools
 
 import gymnasium
 import numpy as np
@@ -230,12 +231,22 @@ def test_the_returns_asked_along_are_those_the_policy_was_told(policy_for_script
     np.testing.assert_allclose(asked_along(played, np.array([3.0, 8.0]), policy.data), steps[: played.num_steps])
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+ACTIONS = {
+    "box": spaces.Box(-1, 1, (2,)),
+    "choices": spaces.MultiDiscrete([2, 3]),
+    "dict": spaces.Dict({"turn": spaces.Box(-1, 1, (1,)), "gear": spaces.Discrete(3)}),
+}
+
+
 @pytest.mark.parametrize(
-    "action_space",
-    [spaces.Box(-1, 1, (2,)), spaces.MultiDiscrete([2, 3]), spaces.Dict({"turn": spaces.Box(-1, 1, (1,)), "gear": spaces.Discrete(3)})],
-    ids=["box", "choices", "dict"],
-)  # fmt: skip
+    ("preset", "action_space"),
+    [
+        pytest.param(preset, space, id=f"{preset}-{name}", marks=() if i % len(ACTIONS) == j else pytest.mark.slow)
+        for (i, preset), (j, (name, space)) in itertools.product(
+            enumerate(sorted(PRESETS)), enumerate(ACTIONS.items())
+        )
+    ],
+)
 def test_every_preset_and_space_can_be_measured(random_trajectories, untrained_policy, preset, action_space):
     from dtrl.spaces import leaves, unflatten
     from dtrl.trajectories import Trajectories
