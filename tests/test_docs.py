@@ -4,10 +4,11 @@
     ```bash     one command a line (a backslash joins lines); comments are left out
     any other   is shown only
 
-`dtrl …` runs as it stands, except that REDUCED makes the numbers small and that ONLY_HELP are asked for their help; the other
-commands are checked as COMMANDS says. The first command of each verb in README.md is a process of its own, as the reader's is.
-The others are calls of `main`, since a process spends most of its time on imports; what they import and register ends with
-them all the same. What cannot be run carries its reason in the line before the block, and the test prints it:
+`dtrl …` runs as it stands, except that REDUCED and DEFAULTS make the numbers small and that ONLY_HELP are asked for their
+help; the other commands are checked as COMMANDS says. The first of README.md that trains and the first that evaluates are
+processes of their own, as the reader's are. The others are calls of `main`, since a process spends most of its time on imports;
+what they import and register ends with them all the same. What cannot be run carries its reason in the line before the block,
+and the test prints it:
 
     <!-- not run: needs a GPU -->
 
@@ -46,9 +47,11 @@ REDUCED = [
     (r"\b(updates=)[\d_]+", r"\g<1>10"),
     (r"\b(episodes=)[\d_]+", r"\g<1>2"),
 ]
-TRAINED = (("--updates", "10"), ("--eval-episodes", "2"))
+TRAINED = (("--updates", "10"), ("--eval-episodes", "2"), ("--batch-size", "8"))
 DEFAULTS = {"train": TRAINED, "finetune": TRAINED, "evaluate": (("--episodes", "2"),)}
 """Added to a command that does not give the number itself."""
+OWN_PROCESS = {"train", "evaluate"}
+"""Verbs whose first command in README.md is a process of its own."""
 ONLY_HELP = {"demo", "bench"}
 """Verbs that take minutes and have no smaller version: `--help` has to succeed and to name the flags that are used."""
 DATASET = re.compile(r"(?<![\w./-])(?:[\w-]+/)+[\w-]+-v\d+(?![\w/])")
@@ -128,7 +131,7 @@ def reduce(text: str) -> str:
 
 def execute(words: list[str], session: Session) -> str:
     """What `dtrl` prints with these arguments."""
-    fresh = session.document.name == "README.md" and words[0] not in session.verbs
+    fresh = session.document.name == "README.md" and words[0] in OWN_PROCESS - session.verbs
     session.verbs.add(words[0])
     code, output = (in_a_process if fresh else in_this_process)(words, session)
     assert code == 0, f"dtrl {shlex.join(words)}: exit {code}\n{output}"
