@@ -242,9 +242,7 @@ ACTIONS = {
     ("preset", "action_space"),
     [
         pytest.param(preset, space, id=f"{preset}-{name}", marks=() if i % len(ACTIONS) == j else pytest.mark.slow)
-        for (i, preset), (j, (name, space)) in itertools.product(
-            enumerate(sorted(PRESETS)), enumerate(ACTIONS.items())
-        )
+        for (i, preset), (j, (name, space)) in itertools.product(enumerate(sorted(PRESETS)), enumerate(ACTIONS.items()))
     ],
 )
 def test_every_preset_and_space_can_be_measured(random_trajectories, untrained_policy, preset, action_space):
