@@ -109,9 +109,9 @@ def test_any_pair_of_spaces_is_learnt_acted_and_kept(tmp_path, observation_space
 
 
 @pytest.mark.slow
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nested(OBSERVED), nested(ACTED), st.sampled_from(["dt", "bc"]))
-def test_two_hundred_pairs_of_spaces_are_learnt_acted_and_kept(tmp_path, observation_space, action_space, preset):
+def test_a_hundred_pairs_of_spaces_are_learnt_acted_and_kept(tmp_path, observation_space, action_space, preset):
     attention = "window" if preset == "bc" else "full"
     act_and_keep(observation_space, action_space, tmp_path / "policy.safetensors", preset, attention)
 

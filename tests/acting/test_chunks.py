@@ -218,8 +218,9 @@ def blocks_along(policy, observations, returns, actions, row, until):
     )
 
 
-@pytest.mark.parametrize("asked", ["dt", "gaussian", "uniform", "no actions in context"])
-@pytest.mark.parametrize(("attention", "kind"), EXACT_PAIRS)
+@pytest.mark.parametrize(
+    ("attention", "kind", "asked"), pairs_and(["dt", "gaussian", "uniform", "no actions in context"])
+)
 def test_each_chunk_is_the_mode_given_what_was_lived_before(policy_for, attention, kind, asked):
     """Two rows, seven blocks, greedy: the training forward over a row's own past gives the very chunks that `predict` handed out one by one."""
     policy = policy_for(attention=attention, acting={"context": kind}, **ASKED[asked])
@@ -384,7 +385,13 @@ STRATEGIES = {
 }
 
 
-@pytest.mark.parametrize("how", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(how, id=name, marks=() if name in ("beam", "guidance", "sample") else pytest.mark.slow)
+        for name, how in STRATEGIES.items()
+    ],
+)
 def test_strategies_choose_chunks_and_rows_stay_apart(policy_for, how):
     policy = policy_for(**ASKED["uniform"], attention="banded", acting={"decoding": DecodingConfig(**how)})
     played = random_play(rows=3, steps=4 * H + 2, resets=0.15)
@@ -475,6 +482,7 @@ def test_a_chunk_holds_what_no_later_observation_tells(options):
             assert [int(blind.act(seen, 1.0)) for seen in observations] != song.tolist()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_run(episodes, tmp_path):
     data = episodes()
     options = {"chunk_length": H, "context_length": K, "width": 16, "batch_size": 4, "preset": "dt_discrete", "bins": 8}

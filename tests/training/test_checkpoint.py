@@ -280,7 +280,9 @@ def test_lines_of_progress_that_no_run_writes_are_passed_over(finished, text):
     train(logdir, resume=True)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name.startswith("policy") else pytest.mark.slow) for name in FILES]
+)
 def test_resume_passes_over_a_damaged_checkpoint_with_a_warning(straight, finished, name):
     logdir = finished(3 * EVERY)
     path = newest_checkpoint(logdir) / name
@@ -400,7 +402,7 @@ def test_another_torch_is_warned_of(finished, monkeypatch):
         train(logdir, resume=True)
 
 
-@pytest.mark.parametrize("keep", [1, 2, 4])
+@pytest.mark.parametrize("keep", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_newest_checkpoints_are_kept(tmp_path, keep):
     train(tmp_path, keep_checkpoints=keep)
     assert [int(path.name[-8:]) for path in checkpoints(tmp_path)] == [3, 6, 9, 10][-keep:]
