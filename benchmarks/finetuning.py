@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 import dtrl
 from dtrl.acting import Policy
+from dtrl.config import ONLINE_TRAINING, OnlineConfig
 
 OFFLINE = {"batch_size": 32, "width": 64, "layers": 2, "heads": 4, "schedule": "cosine"}
 ONLINE = (
@@ -93,12 +94,12 @@ def main() -> None:
         "--no-action-context", action="store_true", help="a policy that does not look back on its actions"
     )
     parser.add_argument("--offline-updates", type=int, default=2_000)
-    parser.add_argument("--updates", type=int, default=3_000)
-    parser.add_argument("--round-updates", type=int, default=100)
-    parser.add_argument("--round-episodes", type=int, default=16)
-    parser.add_argument("--buffer-episodes", type=int, default=300)
+    parser.add_argument("--updates", type=int, default=ONLINE_TRAINING["updates"])
+    parser.add_argument("--round-updates", type=int, default=OnlineConfig.round_updates)
+    parser.add_argument("--round-episodes", type=int, default=OnlineConfig.round_episodes)
+    parser.add_argument("--buffer-episodes", type=int, default=OnlineConfig.buffer_episodes)
     parser.add_argument("--explore-return", type=float)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=ONLINE_TRAINING["learning_rate"])
     parser.add_argument("--batch-size", type=int, default=32, help="of fine-tuning")
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
