@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,11 +17,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
+from two_processes import OTHER_THREADS, SMALL, UPDATES, make_data, record_of, start, told
 
 import dtrl
 from dtrl.acting.artefact import parameters_sha256
-from dtrl.acting.runs import checkpoints, newest_checkpoint, sha256
+from dtrl.acting.runs import checkpoints
 from dtrl.cli import main as dtrl_main
 from dtrl.cli import show_warning
 from dtrl.collect import write_minari
@@ -33,20 +32,7 @@ from dtrl.presets import PRESETS
 from dtrl.training.group import Group, new_name, own_device, worker_group
 from dtrl.training.interrupts import Interrupted, Interrupts
 from dtrl.training.trainer import Trainer, seed_of
-from dtrl.trajectories import Trajectories
-from dtrl.trajectories.columns import Origin
 
-UPDATES = 8
-SMALL = {
-    "batch_size": 8,
-    "context_length": 4,
-    "width": 16,
-    "layers": 2,
-    "warmup_updates": 0,
-    "log_every": 1,
-    "checkpoint_every": 3,
-    "device": "cpu",
-}
 SETTINGS = {
     **{preset: {"preset": preset} for preset in PRESETS},
     "modern": {"trunk": "modern", "attention": "banded"},
@@ -55,24 +41,6 @@ SETTINGS = {
     "resident": {"data_on_device": "always"},
 }
 """What an update is compared for; every preset's parameters all take part, or torch would refuse the second update."""
-OTHER_THREADS = "ignore:the run had . threads"  # the processes have one each, and the tests may be told to have more
-
-
-def make_data():
-    random = np.random.default_rng(0)
-    episodes = [
-        {
-            "observations": random.normal(size=(length + 1, 3)),
-            "actions": random.uniform(-1, 1, (length, 2)),
-            "rewards": random.normal(size=length),
-            "terminations": np.arange(length) == length - 1,
-            "truncations": np.zeros(length, dtype=bool),
-        }
-        for length in (9, 2, 6, 3, 12, 7)
-    ]
-    return Trajectories.from_episodes(
-        episodes, spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1, 1, (2,)), origin=Origin("test/random-v0")
-    )
 
 
 def train(logdir=None, **options):
@@ -90,14 +58,6 @@ def update_of(options, group=None):
     measures = trainer.step.gradients(trainer.batch(2))
     gradient = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()])
     return {"gradient": gradient.numpy(), "measures": measures.numpy(), "seed": torch.initial_seed()}
-
-
-def record_of(logdir):
-    """Parameters, optimiser state and losses of a finished run."""
-    lines = [json.loads(line) for line in (logdir / "progress.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in lines] == list(range(1, UPDATES + 1))
-    optimizer = sha256(newest_checkpoint(logdir) / "optimizer.safetensors")
-    return [parameters_sha256(dtrl.load_policy(logdir).model), optimizer, [line["train/loss"].hex() for line in lines]]
 
 
 # what each of two processes does; what is returned is told to the tests
@@ -232,27 +192,9 @@ if __name__ == "__main__":
 def folder(tmp_path_factory):
     """What two processes left behind. Treat it as read-only."""
     folder = tmp_path_factory.mktemp("group")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(folder)]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=200)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    codes, errors = start(__file__, folder)
+    assert codes == [0, 0], errors
     return folder
-
-
-def told(folder, scenario):
-    """What both processes told of a scenario."""
-    return [json.loads((folder / f"{scenario.__name__}-{rank}.json").read_text()) for rank in range(2)]
 
 
 def updates_of(folder, rank):

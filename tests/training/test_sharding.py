@@ -7,8 +7,6 @@ import json
 import math
 import os
 import signal
-import socket
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -17,32 +15,19 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
+from two_processes import OTHER_THREADS, SMALL, UPDATES, make_data, record_of, start, told
 
 import dtrl
 from dtrl.acting.artefact import parameters_sha256
-from dtrl.acting.runs import checkpoints, newest_checkpoint, sha256
+from dtrl.acting.runs import checkpoints
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError, WorkerLostError
 from dtrl.presets import PRESETS
 from dtrl.training.group import Group, worker_group
 from dtrl.training.trained import local, whole
 from dtrl.training.trainer import Trainer
-from dtrl.trajectories import Trajectories
-from dtrl.trajectories.columns import Origin
 
-UPDATES = 8
-SMALL = {
-    "batch_size": 8,
-    "context_length": 4,
-    "width": 16,
-    "layers": 2,
-    "warmup_updates": 0,
-    "log_every": 1,
-    "checkpoint_every": 3,
-    "keep_checkpoints": 9,
-    "device": "cpu",
-}
+SMALL = {**SMALL, "keep_checkpoints": 9}
 SETTINGS = {
     **{preset: {"preset": preset} for preset in PRESETS},
     "modern": {"trunk": "modern", "attention": "banded"},
@@ -53,24 +38,6 @@ SETTINGS = {
     "bf16": {"precision": "bf16"},
 }
 """What an update is compared for. Of a width of 3 two processes have parts of 2 and 1, and of the two numbers of an action's bias one each."""
-OTHER_THREADS = "ignore:the run had . threads"  # the processes have one each, and the tests may be told to have more
-
-
-def make_data():
-    random = np.random.default_rng(0)
-    episodes = [
-        {
-            "observations": random.normal(size=(length + 1, 3)),
-            "actions": random.uniform(-1, 1, (length, 2)),
-            "rewards": random.normal(size=length),
-            "terminations": np.arange(length) == length - 1,
-            "truncations": np.zeros(length, dtype=bool),
-        }
-        for length in (9, 2, 6, 3, 12, 7)
-    ]
-    return Trajectories.from_episodes(
-        episodes, spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1, 1, (2,)), origin=Origin("test/random-v0")
-    )
 
 
 def train(logdir, **options):
@@ -96,15 +63,6 @@ def update_of(options, group=None):
     sizes = [[sum(size(x).numel() for x in tensors) for tensors in held] for size in (local, lambda x: x)]
     gradient = torch.cat([whole(p.grad).flatten() for p in trainer.trained.model.parameters()])
     return {"gradient": gradient.numpy(), "measures": measures.numpy(), "sizes": np.array(sizes)}
-
-
-def record_of(logdir):
-    """Parameters, optimiser state and losses of a finished run."""
-    lines = [json.loads(line) for line in (logdir / "progress.jsonl").read_text().splitlines()]
-    assert [line["update"] for line in lines] == list(range(1, UPDATES + 1))
-    optimizer = sha256(newest_checkpoint(logdir) / "optimizer.safetensors")
-    losses = [(line["train/loss"].hex(), line["train/gradient_norm"].hex()) for line in lines]
-    return [parameters_sha256(dtrl.load_policy(logdir).model), optimizer, losses]
 
 
 # what each of two processes does; what is returned is told to the tests
@@ -199,39 +157,15 @@ if __name__ == "__main__":
     main(Path(sys.argv[1]), *sys.argv[2:])
 
 
-def start(folder, *names):
-    """Two processes that go through the scenarios; how they ended, and what they wrote to stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(folder), *names]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **place, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=200)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], "\n".join(errors)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What two processes left behind, of which the second was killed at last, and the two that went on. Treat it as read-only."""
     folder = tmp_path_factory.mktemp("sharding")
-    codes, errors = start(folder, *[name for name in SCENARIOS if name != "again"])
+    codes, errors = start(__file__, folder, *[name for name in SCENARIOS if name != "again"])
     assert codes == [0, -signal.SIGKILL], errors
-    codes, errors = start(folder, "again")
+    codes, errors = start(__file__, folder, "again")
     assert codes == [0, 0], errors
     return folder
-
-
-def told(folder, scenario, ranks=(0, 1)):
-    """What the processes told of a scenario."""
-    return [json.loads((folder / f"{scenario.__name__}-{rank}.json").read_text()) for rank in ranks]
 
 
 def updates_of(folder, name):
