@@ -236,9 +236,9 @@ class TrainingConfig:
         1, "pieces in which one batch is computed, for less memory; the update stays the same"
     )
     sampling: str = option(
-        "episode",
-        "how a window is drawn: every episode alike (episode), every step alike as published (step), episodes by the rank of their return (return)",
-        ("episode", "step", "return"),
+        "step",
+        "how a window is drawn: every step alike as published (step), every episode alike (episode), episodes by the rank of their return (return)",
+        ("step", "episode", "return"),
     )
     observation_noise: float = option(
         0.0,
@@ -335,8 +335,8 @@ class OnlineConfig:
             )
 
 
-ONLINE_TRAINING: dict[str, Any] = {"updates": 3_000, "sampling": "step", "learning_rate": 3e-4}
-"""Training settings of which fine-tuning has other defaults: windows are drawn from an episode in proportion to its length, as in the paper."""
+ONLINE_TRAINING: dict[str, Any] = {"updates": 3_000, "learning_rate": 3e-4}
+"""Training settings of which fine-tuning has other defaults."""
 
 
 CUTS = ("top_k", "top_p", "min_p", "typical_p")
