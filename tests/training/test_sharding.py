@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from two_processes import OTHER_THREADS, SMALL, UPDATES, make_data, record_of, start, told
+from two_processes import OTHER_THREADS, ROUNDING, SMALL, UPDATES, make_data, record_of, start, told
 
 import dtrl
 from dtrl.acting.artefact import parameters_sha256
@@ -258,7 +258,7 @@ def test_any_processes_go_on_from_any_checkpoint_and_say_so(folder, tmp_path):
     assert second == [first[0], first[1], [], first[3]]
     one, mixed = train(tmp_path, dropout=0.0).model, dtrl.load_policy(folder / "ways").model
     for ours, theirs in zip(one.parameters(), mixed.parameters(), strict=True):
-        torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
+        torch.testing.assert_close(theirs, ours, rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.slow

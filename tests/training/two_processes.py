@@ -26,6 +26,9 @@ SMALL = {
     "checkpoint_every": 3,
     "device": "cpu",
 }
+ROUNDING = 1e-5
+"""Largest difference of a weight after those updates, where the windows are the same and the sums are rounded otherwise. A key's bias has no gradient but
+rounding, which AdamW makes a step of; other weights differ by some 1e-7."""
 OTHER_THREADS = "ignore:the run had . threads"  # the processes have one each, and the tests may be told to have more
 
 
