@@ -6,17 +6,18 @@ best.safetensors      the policy of the best of them"""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dtrl.acting.runs import checkpoints
+from dtrl.config import split_options
 from dtrl.documents import parse_json
 from dtrl.errors import InputError, reason_of
 from dtrl.evaluation.report import plain
 from dtrl.files import write_atomically
 from dtrl.suites.data import Prepared
-from dtrl.suites.suite import Entry, Suite
+from dtrl.suites.suite import OPTIONS, OWN, Entry, Suite
 from dtrl.training.checkpoint import differences
 
 CELL_FILE, EVALUATIONS_FILE, BEST_FILE = "cell.json", "evaluations.json", "best.safetensors"
@@ -62,10 +63,18 @@ class Cell:
         if self.entry.kind in ("train", "external"):
             shared |= {"updates": self.updates, "eval_every": self.eval_every, "eval_episodes": self.eval_episodes}
         if self.entry.kind == "train":
-            shared |= {f"option {name}": value for name, value in self.options.items()}
+            shared |= all_options(self.options)
         result = plain(shared)
         assert isinstance(result, dict)
         return result
+
+
+def all_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run, each as "option NAME", with dtrl's defaults for those that are not given: a suite that leaves an option to dtrl has not
+    been run as it is asked for once that default is another."""
+    configs = [config(**share) for share, config in zip(split_options(dict(given), *OPTIONS), OPTIONS, strict=True)]
+    options = {name: value for config in configs for name, value in asdict(config).items()}
+    return {f"option {name}": value for name, value in options.items() if name not in OWN}
 
 
 def cells_of(suite: Suite, prepared: Prepared, logdir: Path) -> Iterator[Cell]:
@@ -133,9 +142,12 @@ def is_finished(cell: Cell) -> bool:
         if checkpoints(cell.folder):
             raise InputError(f"{cell.folder} holds a run that no suite has begun; choose another --logdir.")
         return False
-    document["settings"]["reference"].pop("source", None)  # its words, which decide nothing, were once noted too
-    changed = differences(cell.settings, document["settings"])
-    changed += [f"{name} is gone" for name in document["settings"] if name not in cell.settings]
+    begun = document["settings"]
+    begun["reference"].pop("source", None)  # its words, which decide nothing, were once noted too
+    if cell.entry.kind == "train":
+        begun = all_options({}) | begun  # an option that it does not know, or left to dtrl before defaults were noted
+    changed = differences(cell.settings, begun)
+    changed += [f"{name} is gone" for name in begun if name not in cell.settings]
     if document["data_sha256"] != cell.prepared.sha256:
         changed.append("the data are others")
     if changed:

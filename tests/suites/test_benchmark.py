@@ -14,6 +14,7 @@ from dtrl.collect import load_recipe, make_dataset
 from dtrl.errors import InputError
 from dtrl.evaluation.aggregates import aggregate, iqm
 from dtrl.suites import benchmark, page, run_suite, running
+from dtrl.suites.cells import all_options
 from dtrl.suites.data import why_missing
 from dtrl.suites.running import read_means
 from dtrl.suites.table import interval, markdown
@@ -129,11 +130,26 @@ def test_other_settings_are_refused_and_named(table, read, here, tmp_path):
         with pytest.raises(InputError, match=rf"seed-0 was begun otherwise \({words}\)"):
             run_suite(read(table | change), tmp_path)
     table["entry"][0]["dropout"] = 0.5
-    with pytest.raises(InputError, match=r"option dropout None → 0\.5"):
+    with pytest.raises(InputError, match=r"option dropout 0\.1 → 0\.5"):
         run_suite(read(table), tmp_path)
     del table["entry"][0]["dropout"]
     run_suite(read(table | {"seeds": 2}), tmp_path)  # more seeds are more cells
     make_dataset(load_recipe(table_recipe(read(table))), overwrite=True, progress=False, dataset_id=DATASET)
+
+
+def test_cells_from_before_a_default_was_changed_are_refused(table, read, here, tmp_path):
+    table["entry"], table["seeds"] = table["entry"][1:], 1
+    run_suite(read(table), tmp_path)
+    path = tmp_path / DATASET / "BC" / "seed-0" / "cell.json"
+    cell = json.loads(path.read_text())
+    defaults = all_options({})
+    given = {name: value for name, value in cell["settings"].items() if name not in defaults or value != defaults[name]}
+    assert "option sampling" not in given
+    path.write_text(json.dumps(cell | {"settings": given}))
+    run_suite(read(table), tmp_path)  # what a cell does not tell was left to dtrl
+    path.write_text(json.dumps(cell | {"settings": cell["settings"] | {"option sampling": "episode"}}))
+    with pytest.raises(InputError, match=r"begun otherwise \(option sampling episode → step\)"):
+        run_suite(read(table), tmp_path)
 
 
 def table_recipe(suite):
