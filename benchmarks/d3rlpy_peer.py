@@ -36,7 +36,7 @@ from dtrl.evaluation import Report, TargetResult
 from dtrl.presets import resolve
 from dtrl.suites.cells import CHOOSING_SEEDS, FINAL_SEEDS, Cell, write_cell
 from dtrl.suites.data import data_options
-from dtrl.suites.external import add_external, run_external, vector_spaces
+from dtrl.suites.external import add_external, labelled, run_external, vector_spaces
 from dtrl.suites.running import chosen
 from dtrl.trajectories import Trajectories, load_trajectories
 
@@ -193,7 +193,8 @@ def main() -> None:
     add_external(parser)
     arguments = parser.parse_args()
     run_python([arguments.python, "-c", "import d3rlpy"])
-    run_external(arguments, LABEL, lambda cell: PeerRun(cell, arguments.python, arguments.return_scale))
+    label = labelled(LABEL, scale=arguments.return_scale)
+    run_external(arguments, label, lambda cell: PeerRun(cell, arguments.python, arguments.return_scale))
 
 
 if __name__ == "__main__":

@@ -33,13 +33,13 @@ from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.presets import resolve
 from dtrl.suites.cells import CHOOSING_SEEDS, FINAL_SEEDS, Cell, write_cell
 from dtrl.suites.data import data_options
-from dtrl.suites.external import add_external, run_external, vector_spaces
+from dtrl.suites.external import add_external, labelled, run_external, vector_spaces
 from dtrl.suites.running import chosen, evaluated
 from dtrl.trajectories import Trajectories, load_trajectories
 from dtrl.windows import Batch, Windows
 
 LABEL = "transformers DT"
-WEIGHT_DECAY, CLIP, WARMUP = 1e-4, 0.25, 0.1
+LEARNING_RATE, WEIGHT_DECAY, CLIP, WARMUP = 1e-4, 1e-4, 0.25, 0.1
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,12 @@ def peer_model(config: ModelConfig, data: Trajectories) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--learning-rate", type=float, default=1e-4, help="published: 1e-4")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="published: 1e-4")
     add_external(parser)
     arguments = parser.parse_args()
-    run_external(arguments, LABEL, lambda cell: PeerRun(cell, arguments.learning_rate, arguments.return_scale))
+    rate, scale = arguments.learning_rate, arguments.return_scale
+    label = labelled(LABEL, rate=None if rate == LEARNING_RATE else rate, scale=scale)
+    run_external(arguments, label, lambda cell: PeerRun(cell, rate, scale))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ def add_external(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-missing", action="store_true")
 
 
+def labelled(label: str, **changed: float | None) -> str:
+    """The label of an entry, with those settings that are not the published ones, as "name value": in a folder of runs both may stand."""
+    return ", ".join([label, *(f"{name} {value:g}" for name, value in changed.items() if value is not None)])
+
+
 def with_external(suite: Suite, label: str) -> Suite:
     """The suite with one more entry, of the size of its baseline."""
     sizes = next(entry for entry in suite.entries if entry.label == suite.baseline).options

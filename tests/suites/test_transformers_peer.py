@@ -13,7 +13,7 @@ from dtrl.config import ModelConfig
 from dtrl.evaluation import evaluate
 from dtrl.presets import resolve
 from dtrl.suites.benchmark import prepare_suite, run_cells, write_results
-from dtrl.suites.suite import Entry
+from dtrl.suites.suite import LABEL, Entry
 from dtrl.trajectories import Trajectories
 
 pytestmark = pytest.mark.slow
@@ -65,6 +65,16 @@ def test_it_acts_as_its_weights_do_as_a_policy_of_dtrl(peer, random_trajectories
     ours = evaluate(actor, [-50.0], 5, 1, 2, env=lambda: gymnasium.make("Pendulum-v1", max_episode_steps=12))
     theirs = evaluate(policy, [-50.0], 5, 1, env=torque)
     np.testing.assert_allclose(ours.targets[0].returns, theirs.targets[0].returns, rtol=1e-4)
+
+
+def test_other_settings_are_an_entry_of_their_own(peer, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(peer, "run_external", lambda arguments, label, task_of: asked.append(label))
+    for options in ([], ["--learning-rate", "1e-3"], ["--return-scale", "1000"]):
+        monkeypatch.setattr(sys, "argv", ["transformers_peer.py", "quick", "--logdir", str(tmp_path), *options])
+        peer.main()
+    assert asked == ["transformers DT", "transformers DT, rate 0.001", "transformers DT, scale 1000"]
+    assert all(LABEL.fullmatch(label) for label in asked)
 
 
 def test_its_cells_stand_in_the_tables_beside_the_others(peer, table, read, here, tmp_path):

@@ -72,7 +72,7 @@ def exposure_bias(
         meter,
         not low > EXCESS,
         says,
-        "--scheduled-sampling 0.5 in training, or a preset without past actions (bc).",
+        "--no-action-context or --scheduled-sampling 0.5 in training; for actions that are choices, --strategy sample.",
         numbers,
     )
 

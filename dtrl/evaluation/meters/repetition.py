@@ -57,5 +57,7 @@ def repeat_lift(played: Trajectories, trajectories: Trajectories, seed: int = 0)
         else f", {lift:.2f} times as often" + ("" if ends is None else f" [{ends[0]:.2f}, {ends[1]:.2f}]")
     )
     says = f"{ours:.1%} of its actions repeat the one before, {theirs:.1%} in the best quarter of the data{times}."
-    advice = "--strategy sample, --scheduled-sampling 0.5 in training, a shorter --context-length, or a preset without past actions (bc)."
+    advice = (
+        "--strategy sample; in training --no-action-context, --scheduled-sampling 0.5 or a shorter --context-length."
+    )
     return Finding(meter, not low > MORE, says, advice, numbers)

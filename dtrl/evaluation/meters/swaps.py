@@ -117,7 +117,7 @@ def history_swap(policy: Policy, probes: Probes) -> Finding:
         f"with the past actions of another episode the action moves by {history.mean():.3g}, with its last observation by {observation.mean():.3g} "
         f"(difference {difference:.3g} [{low:.3g}, {high:.3g}]; two random actions differ by {probes.scale.spread:.3g})."
     )
-    advice = "a preset without past actions (bc), a shorter --context-length, or --scheduled-sampling 0.5, unless the task is to go on with what was begun."
+    advice = "--no-action-context, a shorter --context-length, or --scheduled-sampling 0.5, unless the task is to go on with what was begun."
     return Finding(meter, not low > 0, says, advice, numbers)
 
 
