@@ -237,7 +237,7 @@ class TrainingConfig:
     )
     sampling: str = option(
         "step",
-        "how a window is drawn: every step alike as published (step), every episode alike (episode), episodes by the rank of their return (return)",
+        "how a window is drawn: every step alike as published (step), every episode alike (episode), steps by the rank of their episode's return (return)",
         ("step", "episode", "return"),
     )
     observation_noise: float = option(
