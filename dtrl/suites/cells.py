@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from dtrl.acting.runs import checkpoints
-from dtrl.config import split_options
 from dtrl.documents import parse_json
 from dtrl.errors import InputError, reason_of
 from dtrl.evaluation.report import plain
 from dtrl.files import write_atomically
 from dtrl.suites.data import Prepared
-from dtrl.suites.suite import OPTIONS, OWN, Entry, Suite
+from dtrl.suites.suite import OWN, Entry, Suite, configured
 from dtrl.training.checkpoint import differences
 
 CELL_FILE, EVALUATIONS_FILE, BEST_FILE = "cell.json", "evaluations.json", "best.safetensors"
@@ -72,8 +71,7 @@ class Cell:
 def all_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run, each as "option NAME", with dtrl's defaults for those that are not given: a suite that leaves an option to dtrl has not
     been run as it is asked for once that default is another."""
-    configs = [config(**share) for share, config in zip(split_options(dict(given), *OPTIONS), OPTIONS, strict=True)]
-    options = {name: value for config in configs for name, value in asdict(config).items()}
+    options = {name: value for config in configured(given) for name, value in asdict(config).items()}
     return {f"option {name}": value for name, value in options.items() if name not in OWN}
 
 
@@ -142,12 +140,12 @@ def is_finished(cell: Cell) -> bool:
         if checkpoints(cell.folder):
             raise InputError(f"{cell.folder} holds a run that no suite has begun; choose another --logdir.")
         return False
-    begun = document["settings"]
+    wanted, begun = cell.settings, document["settings"]
     begun["reference"].pop("source", None)  # its words, which decide nothing, were once noted too
     if cell.entry.kind == "train":
         begun = all_options({}) | begun  # an option that it does not know, or left to dtrl before defaults were noted
-    changed = differences(cell.settings, begun)
-    changed += [f"{name} is gone" for name in begun if name not in cell.settings]
+    changed = differences(wanted, begun)
+    changed += [f"{name} is gone" for name in begun if name not in wanted]
     if document["data_sha256"] != cell.prepared.sha256:
         changed.append("the data are others")
     if changed:

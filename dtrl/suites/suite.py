@@ -209,6 +209,11 @@ def read_entry(table: Mapping[str, Any], where: str) -> Entry:
     return entry
 
 
+def configured(options: Mapping[str, Any]) -> list[Any]:
+    """The configurations, one of each of OPTIONS, that named options make. Raises InputError for an option or a value that none of them takes."""
+    return [config(**share) for share, config in zip(split_options(dict(options), *OPTIONS), OPTIONS, strict=True)]
+
+
 def read_options(options: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """Options as they stand, after the configurations have taken them."""
     given = {name: value for name, value in options.items() if value is not None}
@@ -219,8 +224,7 @@ def read_options(options: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         preset = str(given["preset"])
         raise InputError(f"{where}: preset {preset!r} is unknown; {did_you_mean(preset, list(PRESETS))}")
     try:
-        for share, config in zip(split_options(given, *OPTIONS), OPTIONS, strict=True):
-            config(**share)
+        configured(given)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     return given
