@@ -9,7 +9,14 @@ import numpy.typing as npt
 from dtrl.acting import Episode, Policy, rollout
 from dtrl.acting.rollouts import maker
 from dtrl.errors import InputError
-from dtrl.evaluation.meters.finding import ActionScale, Finding, actions_at, observations_at, quotient_ci95
+from dtrl.evaluation.meters.finding import (
+    WITHOUT_ACTIONS,
+    ActionScale,
+    Finding,
+    actions_at,
+    observations_at,
+    quotient_ci95,
+)
 from dtrl.spaces import flatten, leaves, numbers_of, unflatten
 from dtrl.tokenizers.continuous import CONSTANT
 from dtrl.trajectories import Trajectories
@@ -72,7 +79,7 @@ def exposure_bias(
         meter,
         not low > EXCESS,
         says,
-        "--no-action-context or --scheduled-sampling 0.5 in training; for actions that are choices, --strategy sample.",
+        f"{WITHOUT_ACTIONS} or --scheduled-sampling 0.5 in training; for actions that are choices, --strategy sample.",
         numbers,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from dtrl.presets import WHOLE_ACTIONS
 from dtrl.spaces import leaves
 from dtrl.tokenizers.continuous import CONSTANT
 from dtrl.trajectories import Trajectories
@@ -15,6 +16,8 @@ from dtrl.trajectories import Trajectories
 Array = npt.NDArray[Any]
 RESAMPLES = 2_000
 PAIRS = 2_000
+WITHOUT_ACTIONS = f"--no-action-context (of {', '.join(WHOLE_ACTIONS)})"
+"""Advice against following past actions."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from dtrl.evaluation.meters.finding import RESAMPLES, ActionScale, Finding, actions_at
+from dtrl.evaluation.meters.finding import RESAMPLES, WITHOUT_ACTIONS, ActionScale, Finding, actions_at
 from dtrl.trajectories import Trajectories
 
 NEARLY = 0.05
@@ -58,6 +58,6 @@ def repeat_lift(played: Trajectories, trajectories: Trajectories, seed: int = 0)
     )
     says = f"{ours:.1%} of its actions repeat the one before, {theirs:.1%} in the best quarter of the data{times}."
     advice = (
-        "--strategy sample; in training --no-action-context, --scheduled-sampling 0.5 or a shorter --context-length."
+        f"--strategy sample; in training {WITHOUT_ACTIONS}, --scheduled-sampling 0.5 or a shorter --context-length."
     )
     return Finding(meter, not low > MORE, says, advice, numbers)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dtrl.acting import Policy
-from dtrl.evaluation.meters.finding import ActionScale, Array, Finding, actions_at
+from dtrl.evaluation.meters.finding import WITHOUT_ACTIONS, ActionScale, Array, Finding, actions_at
 from dtrl.evaluation.statistics import mean_ci95
 from dtrl.presets import window_length
 from dtrl.trajectories import Trajectories
@@ -117,7 +117,7 @@ def history_swap(policy: Policy, probes: Probes) -> Finding:
         f"with the past actions of another episode the action moves by {history.mean():.3g}, with its last observation by {observation.mean():.3g} "
         f"(difference {difference:.3g} [{low:.3g}, {high:.3g}]; two random actions differ by {probes.scale.spread:.3g})."
     )
-    advice = "--no-action-context, a shorter --context-length, or --scheduled-sampling 0.5, unless the task is to go on with what was begun."
+    advice = f"{WITHOUT_ACTIONS}, a shorter --context-length, or --scheduled-sampling 0.5, unless the task is to go on with what was begun."
     return Finding(meter, not low > 0, says, advice, numbers)
 
 
