@@ -139,8 +139,10 @@ def test_the_loss_compiles_as_one_graph(data, model, precision):
 def test_the_bound_of_an_entropy_waits_for_nothing(data, nothing_read_back):
     trainer = without_a_graph(make_trainer(data, {"preset": "odt", "dropout": 0.1}))
     trainer.update(1)
+    before = weights(trainer)
     with nothing_read_back():
         trainer.captured.whole()
+    assert any(not np.array_equal(one, other) for one, other in zip(before, weights(trainer), strict=True))
 
 
 def test_dropout_of_the_function_that_is_captured_depends_on_the_update_alone(data):

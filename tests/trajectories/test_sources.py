@@ -679,6 +679,7 @@ def test_any_damage_to_a_file_is_refused_or_harmless(data_format):
     name = record(data_format=data_format)
     file = max((path for path in folder_of(name).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     whole, random = file.read_bytes(), np.random.default_rng(0)
+    refusals = []
     for _ in range(25):
         damaged = np.frombuffer(whole, np.uint8).copy()
         where = random.integers(len(damaged), size=random.integers(1, 200))
@@ -686,8 +687,10 @@ def test_any_damage_to_a_file_is_refused_or_harmless(data_format):
         file.write_bytes(damaged.tobytes())
         try:
             load_trajectories(name)
-        except InputError:
-            pass
+        except InputError as error:
+            refusals.append(str(error))
+    assert refusals
+    assert all(name in refusal for refusal in refusals)
 
 
 def test_a_missing_column_is_named():
