@@ -4,20 +4,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dtrl.cli.arguments import add_flags, add_json, add_modules, data_of, given, load, write_json
+from dtrl.cli.arguments import add_flags, add_json, add_modules, data_of, given, load, read_config, write_json
 from dtrl.config import ModelConfig
 from dtrl.errors import InputError
 
 if TYPE_CHECKING:
+    from dtrl.acting import Policy
     from dtrl.evaluation.meters import Finding
+    from dtrl.trajectories import Trajectories
 
 
 def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "doctor",
         help="say in plain words what is wrong with a policy, or with a dataset before training",
-        description="Measure the known failures of a policy (deafness to the target, copying, exposure bias, repetition, leaving the data), and say what to "
-        "try next. Given a dataset instead of a run, say what in it stands in the way of a model with the given settings.",
+        description="Measure the known failures of a policy (deafness to the target, copying, exposure bias, repetition, leaving the data, memorisation), "
+        "and say what to try next. Given a dataset instead of a run, say what in it stands in the way of a model with the given settings.",
     )
     parser.set_defaults(run=run)
     parser.add_argument("subject", metavar="RUN", help="a run directory, a saved policy, or a dataset")
@@ -86,7 +88,7 @@ def of_policy(arguments: argparse.Namespace) -> "list[Finding]":
         if arguments.data is not None:
             raise
         return without_data(str(error))
-    return examine(
+    findings = examine(
         policy,
         trajectories,
         target_return=arguments.target_return,
@@ -95,3 +97,25 @@ def of_policy(arguments: argparse.Namespace) -> "list[Finding]":
         env=arguments.env,
         episode_seeds=recorded_seeds(trajectories),
     )
+    return [*findings, held_out_of(Path(arguments.subject), policy, trajectories, arguments.data, arguments.seed)]
+
+
+def held_out_of(run: Path, policy: "Policy", trajectories: "Trajectories", named: str | None, seed: int) -> "Finding":
+    """What the episodes say that the run's training left out, where it did, of the data that it was trained on."""
+    from dtrl.acting.runs import CONFIG_FILE
+    from dtrl.evaluation.meters.finding import Finding
+    from dtrl.evaluation.meters.memorization import METER, memorization
+    from dtrl.presets import training_data
+    from dtrl.training.holdout import split_off
+    from dtrl.training.logging import logged
+
+    config = run / CONFIG_FILE
+    if named is not None or not config.is_file():
+        return Finding(METER, None, "which episodes its training left out is known of a run with its own data alone.")
+    training = read_config(config, "training")
+    if not training.get("holdout"):
+        return Finding(
+            METER, None, "its training left no episode out to compare with; --holdout 0.1 leaves out a tenth."
+        )
+    learnt, held_out = split_off(training_data(policy.config, trajectories), training["holdout"], training["seed"])
+    return memorization(policy, learnt, held_out, logged(run, "val/loss"), seed=seed)

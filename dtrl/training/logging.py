@@ -231,3 +231,14 @@ def newest_scalars(logdir: Path) -> dict[str, float]:
                 if "train/loss" in scalars:
                     return scalars
     return {}
+
+
+def logged(logdir: Path, tag: str) -> dict[int, float]:
+    """Update → what a run has logged by that tag; nothing where its log is gone."""
+    out: dict[int, float] = {}
+    with suppress(OSError):
+        for line in (logdir / PROGRESS).read_bytes().splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a line that was torn or altered, or of other tags
+                entry = parse_json(line)
+                out[int(entry["update"])] = float(entry[tag])
+    return out

@@ -60,6 +60,21 @@ def test_every_meter_reads_a_run(run, capsys):
     assert all(f"{name}: " in printed for name in METERS)
 
 
+def test_episodes_that_were_held_out_are_compared_with(dataset, run, tmp_path):
+    options = {"updates": 4, "batch_size": 4, "context_length": 4, "width": 16, "layers": 1, "log_every": 2}
+    dtrl.train(dtrl.load_trajectories(dataset), logdir=tmp_path / "apart", holdout=0.4, **options)
+    apart = examined(tmp_path / "apart")["memorisation"]
+    assert apart["fine"] is not None
+    assert apart["numbers"]["updates"] == 4
+    assert "on 3 that were held out" in apart["says"]
+    for known, says in (
+        (examined(run), "--holdout 0.1"),
+        (examined(tmp_path / "apart", "--data", dataset), "its own data alone"),
+    ):
+        assert known["memorisation"]["fine"] is None
+        assert says in known["memorisation"]["says"]
+
+
 @pytest.mark.slow
 def test_the_same_seed_finds_the_same(run):
     assert examined(run) == examined(run)

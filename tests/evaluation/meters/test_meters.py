@@ -15,6 +15,7 @@ from dtrl.evaluation.meters import (
     ActionScale,
     exposure_bias,
     history_swap,
+    memorization,
     out_of_support,
     repeat_lift,
     state_drift,
@@ -22,6 +23,7 @@ from dtrl.evaluation.meters import (
 )
 from dtrl.evaluation.meters.exposure import errors_along
 from dtrl.evaluation.meters.finding import quotient_ci95
+from dtrl.evaluation.meters.memorization import lowest_at, smaller
 from dtrl.evaluation.meters.support import asked_along, range_by_step
 from dtrl.evaluation.meters.swaps import Probes
 from dtrl.heads import PointMass
@@ -177,6 +179,53 @@ def test_the_excess_is_that_of_its_definition(walk, untrained_policy, monkeypatc
     np.testing.assert_allclose(free, np.sqrt(np.square(steps / deviation).mean(axis=2)).T, rtol=1e-5)
     found = exposure_bias(policy, walk, episodes=12).numbers
     assert found["excess"] == pytest.approx(free.sum() / forced.sum() - 1, rel=1e-6)
+
+
+def knows_by_heart(episodes):
+    """The recorded action of a recorded observation, and of any other 0."""
+    known = {seen.tobytes(): taken for seen, taken in zip(episodes.observations, episodes.actions, strict=True)}
+    return lambda state, seen: np.stack([known.get(row.tobytes(), np.zeros(2, np.float32)) for row in seen[""]])
+
+
+EARLY, TO_THE_END = {10: 1.0, 20: 0.5, 30: 0.9, 40: 1.4}, {10: 1.0, 20: 0.9, 30: 0.8, 40: 0.7}
+
+
+def test_what_holds_for_all_episodes_passes_and_what_is_known_by_heart_trips(reflex, untrained_policy, monkeypatch):
+    held_out, learnt = reflex.split(0.5)
+    shown = untrained_policy(reflex)
+    general = acts_by(shown, monkeypatch, lambda state, seen: seen[""][:, :2] + np.float32(0.1))
+    fine = memorization(general, learnt, held_out, EARLY)
+    by_heart = acts_by(shown, monkeypatch, knows_by_heart(learnt))
+    tripped = memorization(by_heart, learnt, held_out, EARLY)
+    assert (fine.fine, tripped.fine) == (True, False)
+    assert abs(fine.numbers["share"]) < 1e-5
+    assert (tripped.numbers["learnt"], tripped.numbers["share"]) == (0, 1)
+    assert "--updates 20," in tripped.advice
+    assert memorization(by_heart, learnt, held_out, {}).fine is False, "the log is gone"
+    assert memorization(by_heart, learnt, held_out, TO_THE_END).fine is True, "it still learns what is general"
+
+
+def test_one_held_out_episode_says_nothing(reflex, untrained_policy):
+    held_out, learnt = reflex.split(0.01)
+    assert held_out.num_episodes == 1
+    assert memorization(untrained_policy(reflex), learnt, held_out, EARLY).fine is None
+
+
+def test_the_share_is_of_means_over_steps_and_its_interval_of_both_kinds():
+    own, other = (np.array([1.0, 3.0]), np.array([10.0, 10.0])), (np.array([4.0, 6.0]), np.array([10.0, 15.0]))
+    value, (low, high) = smaller(own, other)
+    assert value == pytest.approx(1 - (4 / 20) / (10 / 25))
+    # of two episodes each, either may be drawn twice: the ends of the interval are among nine quotients
+    ends = [1 - a / b for a, b in itertools.product((0.1, 0.2, 0.3), (0.4,))]
+    assert (low, high) == (pytest.approx(min(ends)), pytest.approx(max(ends)))
+    assert smaller(own, (np.zeros(2), np.ones(2))) == (0, (0, 0))
+
+
+def test_the_lowest_loss_is_that_of_a_twentieth_of_the_log():
+    """One entry of a hundred that is far below all others is chance."""
+    assert lowest_at({50 * i: abs(i - 30) - 50 * (i == 80) for i in range(1, 101)}) == 30 * 50
+    assert lowest_at({50: 1.0}) == 50
+    assert lowest_at(EARLY) == 20
 
 
 def test_on_recorded_pasts_the_policy_acts_as_it_was_taught(reflex, untrained_policy):
