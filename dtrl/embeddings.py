@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from dtrl.tokenizers import Tokenizer
 
+DEVIATION = 0.02
+"""Of the first weights by which ids, numbers and timesteps become vectors, as in GPT-2 and in transformers' Decision Transformer. A token and its timestep are added up
+and then normalised, so the louder of the two drowns the other."""
 LARGE = 36
 """Images of at least so many pixels on their shorter side go through the strided convolutions of Mnih et al. 2015."""
 
@@ -20,14 +23,14 @@ def embedding(tokenizer: Tokenizer, width: int, encoder: str = "conv") -> nn.Mod
         return Vectors(tokenizer.token_width, width)
     if tokenizer.num_tokens > 1:
         return SlotTables(tokenizer.num_tokens, tokenizer.vocab_size, width)
-    return initialized(nn.Embedding(tokenizer.vocab_size, width))
+    return table_of(tokenizer.vocab_size, width)
 
 
-def initialized(table: nn.Embedding) -> nn.Embedding:
-    """The table with rows of deviation 0.02: torch's unit deviation would drown the timestep that is added, and with it which of many tokens are of the
-    same step."""
-    nn.init.normal_(table.weight, std=0.02)
-    return table
+def table_of(rows: int, width: int) -> nn.Embedding:
+    """A vector for each of the ids below `rows`."""
+    made = nn.Embedding(rows, width)
+    nn.init.normal_(made.weight, std=DEVIATION)
+    return made
 
 
 class SlotTables(nn.Module):
@@ -37,7 +40,7 @@ class SlotTables(nn.Module):
 
     def __init__(self, slots: int, vocab_size: int, width: int) -> None:
         super().__init__()
-        self.table = initialized(nn.Embedding(slots * vocab_size, width))
+        self.table = table_of(slots * vocab_size, width)
         self.register_buffer("first", torch.arange(slots) * vocab_size, persistent=False)
 
     def forward(self, ids: Tensor, slot: int = 0) -> Tensor:
@@ -51,7 +54,7 @@ class Unseen(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.vector = nn.Parameter(torch.zeros(width))
-        nn.init.normal_(self.vector, std=0.02)
+        nn.init.normal_(self.vector, std=DEVIATION)
 
     def forward(self, tokens: Tensor) -> Tensor:
         shape = tokens.shape[:-1] if tokens.is_floating_point() else tokens.shape
@@ -60,6 +63,10 @@ class Unseen(nn.Module):
 
 class Vectors(nn.Linear):
     """(…, d) → (…, D), in the dtype of its weights: one-hot vectors have none of their own, and a whole model may be turned to bfloat16."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=DEVIATION)
+        nn.init.zeros_(self.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         weight = self.weight
@@ -106,7 +113,7 @@ class Patches(nn.Module):
         self.pad = nn.ZeroPad2d((0, -width % side, 0, -height % side))
         self.cut = nn.Conv2d(channels, features, side, side)
         self.place = nn.Parameter(torch.zeros(features, -(-height // side), -(-width // side)))
-        nn.init.normal_(self.place, std=0.02)
+        nn.init.normal_(self.place, std=DEVIATION)
         self.mix = nn.Sequential(nn.GELU(), nn.Conv2d(features, 16, 1), nn.GELU(), nn.Flatten())
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from dtrl.backbones import Backbone
 from dtrl.backbones.dropout import dropout
-from dtrl.embeddings import SlotTables, Unseen, embedding
+from dtrl.embeddings import SlotTables, Unseen, embedding, table_of
 from dtrl.heads import OneHots, Slots
 from dtrl.tokenizers import Tokenizer
 from dtrl.tokenizers.normalization import no_autocast
@@ -99,10 +99,7 @@ class SequenceModel(nn.Module):
         self.embeddings = nn.ModuleDict({module_name(name): layer for name, layer in embeddings.items()})
         # plain references: finding a module in a ModuleDict at every step of acting costs as much as a small kernel
         self.embedders = {f.name: (f, embeddings[f.name], f.joined) for f in context}
-        self.timestep_embedding = nn.Embedding(max_timestep, width) if max_timestep else None
-        if self.timestep_embedding is not None:
-            # torch's unit deviation would drown the embedded return, observation and action to which it is added
-            nn.init.normal_(self.timestep_embedding.weight, std=0.02)
+        self.timestep_embedding = table_of(max_timestep, width) if max_timestep else None
         self.norm = nn.LayerNorm(width) if normalize else nn.Identity()
         self.backbone = backbone
         self.heads = nn.ModuleDict({module_name(name): head for name, head in heads.items()})
