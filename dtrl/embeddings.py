@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from dtrl.tokenizers import Tokenizer
 
 DEVIATION = 0.02
-"""Of the first weights by which ids, numbers and timesteps become vectors, as in GPT-2 and in transformers' Decision Transformer. A token and its timestep are added up
-and then normalised, so the louder of the two drowns the other."""
+"""Of the first weights by which ids, numbers and timesteps become vectors, as in GPT-2 and in transformers' Decision Transformer. A token and its timestep
+are added up and then normalised, so the louder of the two drowns the other."""
 LARGE = 36
 """Images of at least so many pixels on their shorter side go through the strided convolutions of Mnih et al. 2015."""
 
