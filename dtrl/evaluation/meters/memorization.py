@@ -44,14 +44,13 @@ def memorization(
         f"smaller by {share:.0%} [{interval[0]:.0%}, {interval[1]:.0%}]"
     )
     numbers = {**means, "share": share, "share_ci95": list(interval)}
-    advice = "fewer --updates, a higher --dropout, a smaller --width, or more data."
     risen = True
     if losses:
         lowest, last = lowest_at(losses), max(losses)
         risen = lowest <= LATE * last
         numbers |= {"lowest_at": lowest, "updates": last}
         says += f"; the loss on the latter was lowest after {lowest:,} of {last:,} updates"
-        advice = f"--updates {lowest}, then on all episodes, a higher --dropout, a smaller --width, or more data."
+    advice = "fewer --updates (compare returns: they may grow for a while after that loss has turned), a higher --dropout, a smaller --width, or more data."
     return Finding(METER, not (interval[0] > SHARE and risen), f"{says}.", advice, numbers)
 
 

@@ -200,7 +200,7 @@ def test_what_holds_for_all_episodes_passes_and_what_is_known_by_heart_trips(ref
     assert (fine.fine, tripped.fine) == (True, False)
     assert abs(fine.numbers["share"]) < 1e-5
     assert (tripped.numbers["learnt"], tripped.numbers["share"]) == (0, 1)
-    assert "--updates 20," in tripped.advice
+    assert "lowest after 20 of 40 updates" in tripped.says
     assert memorization(by_heart, learnt, held_out, {}).fine is False, "the log is gone"
     assert memorization(by_heart, learnt, held_out, TO_THE_END).fine is True, "it still learns what is general"
 
