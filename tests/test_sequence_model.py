@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dtrl.backbones import Pointwise, Transformer
+from dtrl.embeddings import SlotTables, Vectors
 from dtrl.heads import HEADS, OneHots
 from dtrl.sequence_model import Field, SequenceModel, mode_error
 from dtrl.tokenizers import Categories, Continuous, Tokenizer
@@ -149,6 +150,19 @@ def test_the_timestep_is_added_to_every_token_of_its_step():
     assert model.embed(values, values, steps)[0, :, 0].tolist() == [300, 300, 300, 400, 400, 400]
     own = torch.tensor([[[2, 3, 3], [3, 4, 4]]])  # as in acting: the last action, and what followed it
     assert model.embed(values, values, own)[0, :, 0].tolist() == [200, 300, 300, 300, 400, 400]
+
+
+def test_numbers_ids_and_timesteps_begin_equally_quiet():
+    """Deviations of 16,384 weights are right to 0.6 %; 4 % is seven deviations of that."""
+    torch.manual_seed(0)
+    fields = [Field("observation", Continuous(64)), Field("action", Categories(64), 1.0)]
+    model = SequenceModel(fields, Recorder(), {}, width=256, max_timestep=64)
+    embeddings = model.embeddings.values()
+    assert {type(layer) for layer in embeddings} == {Vectors, nn.Embedding}
+    for layer in (*embeddings, model.timestep_embedding, SlotTables(8, 8, 256).table):
+        assert layer.weight.numel() == 16_384
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.04)
+    assert (model.embeddings["observation"].bias == 0).all()
 
 
 def test_steps_beyond_the_table_share_its_last_row():
