@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from dtrl.tokenizers import Tokenizer
 
 DEVIATION = 0.02
-"""Of the first weights by which ids, numbers and timesteps become vectors, as in GPT-2 and in transformers' Decision Transformer. A token and its timestep
-are added up and then normalised, so the louder of the two drowns the other."""
+"""Of the first weights of tables and quiet maps: torch's own would drown the timestep that is added, and with it which of many tokens are of the same
+step."""
 LARGE = 36
 """Images of at least so many pixels on their shorter side go through the strided convolutions of Mnih et al. 2015."""
 
 
-def embedding(tokenizer: Tokenizer, width: int, encoder: str = "conv") -> nn.Module:
-    """A module from the tokens of `tokenizer` to (…, D). `encoder` names an entry of `IMAGE_ENCODERS`."""
+def embedding(tokenizer: Tokenizer, width: int, encoder: str = "conv", quiet: bool = False) -> nn.Module:
+    """A module from the tokens of `tokenizer` to (…, D). `encoder` names an entry of `IMAGE_ENCODERS`; a `quiet` map of vectors begins as tables do."""
     if tokenizer.grid is not None:
         return IMAGE_ENCODERS[encoder](tokenizer.grid, width)
     if tokenizer.vocab_size is None:
-        return Vectors(tokenizer.token_width, width)
+        return Vectors(tokenizer.token_width, width, quiet)
     if tokenizer.num_tokens > 1:
         return SlotTables(tokenizer.num_tokens, tokenizer.vocab_size, width)
     return table_of(tokenizer.vocab_size, width)
@@ -64,9 +64,11 @@ class Unseen(nn.Module):
 class Vectors(nn.Linear):
     """(…, d) → (…, D), in the dtype of its weights: one-hot vectors have none of their own, and a whole model may be turned to bfloat16."""
 
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=DEVIATION)
-        nn.init.zeros_(self.bias)
+    def __init__(self, token_width: int, width: int, quiet: bool = False) -> None:
+        super().__init__(token_width, width)
+        if quiet:
+            nn.init.normal_(self.weight, std=DEVIATION)
+            nn.init.zeros_(self.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         weight = self.weight

@@ -294,7 +294,7 @@ def conditions(config: ModelConfig, observation_space: Space) -> list[Field]:
     observed = fields_of("observation", observation_space, "standardize")
     return [
         *joined(f for f in observed if within(f.name, f"observation/{config.goal}")),
-        Field("return", Continuous(1, "scale", scale=config.return_scale)),
+        Field("return", Continuous(1, "scale", scale=config.return_scale), quiet=True),
         *joined(f for f in observed if not within(f.name, f"observation/{config.goal}")),
     ]
 

@@ -52,6 +52,10 @@ class Field:
     """Whether it shares the token of the field before it: the parts of a Dict are embedded each in its own way and added up, and the parts of a
     composite action are predicted from the same hidden vector."""
 
+    quiet: bool = False
+    """Whether the vectors of its tokens begin as quiet as the timestep that is added to them, so that the two are learnt together: a return to go means
+    little without the time that is left."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", self.source or self.name)
 
@@ -94,7 +98,8 @@ class SequenceModel(nn.Module):
         context = [f for f in fields if f.in_context]
         self.tokenizers = nn.ModuleDict({module_name(f.name): f.tokenizer for f in fields})
         embeddings = {
-            f.name: Unseen(width) if f.hidden else embedding(f.tokenizer, width, image_encoder) for f in context
+            f.name: Unseen(width) if f.hidden else embedding(f.tokenizer, width, image_encoder, f.quiet)
+            for f in context
         }
         self.embeddings = nn.ModuleDict({module_name(name): layer for name, layer in embeddings.items()})
         # plain references: finding a module in a ModuleDict at every step of acting costs as much as a small kernel

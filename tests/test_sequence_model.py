@@ -3,13 +3,14 @@
 B windows, K steps, D width."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from dtrl.backbones import Pointwise, Transformer
-from dtrl.embeddings import SlotTables, Vectors
+from dtrl.embeddings import SlotTables
 from dtrl.heads import HEADS, OneHots
 from dtrl.sequence_model import Field, SequenceModel, mode_error
 from dtrl.tokenizers import Categories, Continuous, Tokenizer
@@ -152,17 +153,21 @@ def test_the_timestep_is_added_to_every_token_of_its_step():
     assert model.embed(values, values, own)[0, :, 0].tolist() == [200, 300, 300, 300, 400, 400]
 
 
-def test_numbers_ids_and_timesteps_begin_equally_quiet():
-    """Deviations of 16,384 weights are right to 0.6 %; 4 % is seven deviations of that."""
+def test_a_quiet_field_begins_as_ids_and_timesteps_do():
+    """Deviations of 16,384 weights are right to 0.6 %; 4 % is seven deviations of that. Those of torch's map of 64 numbers are 0.125 / √3."""
     torch.manual_seed(0)
-    fields = [Field("observation", Continuous(64)), Field("action", Categories(64), 1.0)]
+    fields = [
+        Field("return", Continuous(64), quiet=True),
+        Field("observation", Continuous(64)),
+        Field("goal", Categories(64)),
+    ]
     model = SequenceModel(fields, Recorder(), {}, width=256, max_timestep=64)
-    embeddings = model.embeddings.values()
-    assert {type(layer) for layer in embeddings} == {Vectors, nn.Embedding}
-    for layer in (*embeddings, model.timestep_embedding, SlotTables(8, 8, 256).table):
+    told, observed, goal = (model.embeddings[f.name] for f in fields)
+    for layer in (told, goal, model.timestep_embedding, SlotTables(8, 8, 256).table):
         assert layer.weight.numel() == 16_384
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.04)
-    assert (model.embeddings["observation"].bias == 0).all()
+    assert (told.bias == 0).all()
+    assert observed.weight.std().item() == pytest.approx(0.125 / math.sqrt(3), rel=0.04)
 
 
 def test_steps_beyond_the_table_share_its_last_row():
