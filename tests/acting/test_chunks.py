@@ -267,7 +267,7 @@ def test_the_model_is_told_the_ids_that_were_chosen(policy_for):
 @pytest.mark.parametrize(("greedy", "rows"), [(True, 3), (False, 3), (False, 1)])
 def test_after_a_complete_chunk_comes_padding_at_once(policy_for, monkeypatch, greedy, rows):
     """FAST's ids of a chunk end where they stand for all of its coefficients, or where the model says padding; each row by itself."""
-    policy = policy_for(**ASKED["FAST"], seed=1)
+    policy = policy_for(**ASKED["FAST"])
     tokenizer, chosen, fed = policy.model.tokenizers["action"], [], []
     choose, embed = policy.choose_tokens, policy.model.embed_ids
     monkeypatch.setattr(
