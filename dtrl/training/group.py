@@ -6,6 +6,7 @@ of sums in another order. Worker 0 alone writes, evaluates and is called back.
 
 torchrun starts the workers, and starts all of them again when one dies (`--max-restarts`); here they only find each other, by the variables that it sets."""
 
+import atexit
 import contextlib
 import json
 import secrets
@@ -163,6 +164,7 @@ def worker_group(device: str) -> Iterator[Group]:
         yield Group(chosen, dist.get_rank(), dist.get_world_size())
     except RuntimeError as error:
         if is_lost(error):
+            atexit.unregister(leave)  # it might wait for the dead
             raise WorkerLostError(
                 f"process {rank} of {size} lost another one, whose own message says why it ended; the run goes on from its newest checkpoint by --resume."
             ) from error
@@ -180,6 +182,14 @@ def meet() -> None:
         world_size=size,
         timeout=PATIENCE,
     )
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """End the process group while everything that its threads use is still there: a process that leaves that to the end of the interpreter may abort, after all
+    of its work."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def new_name(store: Store, rank: int, size: int) -> str:

@@ -29,7 +29,7 @@ from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError
 from dtrl.files import held
 from dtrl.presets import PRESETS
-from dtrl.training.group import Group, new_name, own_device, worker_group
+from dtrl.training.group import Group, leave, new_name, own_device, worker_group
 from dtrl.training.interrupts import Interrupted, Interrupts
 from dtrl.training.trainer import Trainer, seed_of
 
@@ -394,6 +394,17 @@ def test_one_process_is_no_group(monkeypatch):
         with worker_group("cpu") as group:
             assert (group.rank, group.size, group.largest(3, 4)) == (0, 1, [3, 4])
     assert not torch.distributed.is_initialized()
+
+
+def test_the_group_is_left_before_the_interpreter_ends(monkeypatch):
+    """In a process of its own, which has it to the end: torch is asked for the end of the group exactly where there is one."""
+    ended = []
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: ended.append(True))
+    leave()
+    assert not ended
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    leave()
+    assert ended
 
 
 def test_workers_that_are_started_again_meet_under_a_new_name():
