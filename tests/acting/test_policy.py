@@ -85,8 +85,7 @@ def test_continuous_actions_have_the_dtype_of_their_space_and_keep_its_bounds(po
 
 
 def test_discrete_actions_count_from_the_start_of_their_space(policy_for):
-    policies = [policy_for(action_space=CHOICES, seed=seed) for seed in range(5)]
-    actions = np.concatenate([policy.predict(observations_of(VECTOR, 200))[0] for policy in policies])
+    actions, _ = policy_for(action_space=CHOICES).predict(3 * observations_of(VECTOR, 200))
     assert actions.dtype == np.int64
     assert set(actions) == {2, 3, 4}
 
@@ -318,7 +317,7 @@ def test_samples_come_from_the_model_s_distribution(policy_for):
 def test_a_row_s_sample_depends_on_its_generator_alone(policy_for, action_space):
     head = "auto" if action_space is CHOICES else "gaussian"
     policy, observations = (
-        policy_for(action_space=action_space, head=head, acting={"decoding": SAMPLE}),
+        policy_for(action_space=action_space, head=head, seed=2, acting={"decoding": SAMPLE}),
         observations_of(VECTOR, 40),
     )
 
@@ -330,7 +329,7 @@ def test_a_row_s_sample_depends_on_its_generator_alone(policy_for, action_space)
 
     together = sample(range(40), seed=0)
     np.testing.assert_allclose(sample(range(40), seed=0), together)
-    np.testing.assert_allclose(sample([7], seed=0), together[7:8], atol=1e-5)
+    np.testing.assert_allclose(sample([7], seed=0), together[7:8], atol=1e-6)
     assert not np.allclose(
         sample(range(40), seed=1), together
     )  # 40 rows of a discrete choice: equal by chance below 1e-6

@@ -50,6 +50,12 @@ def errors_along(policy: Policy, episodes: Trajectories, scale: ActionScale, ste
     return out
 
 
+def drawn(trajectories: Trajectories, episodes: int, seed: int) -> Trajectories:
+    """So many of the episodes, or all, in their own order."""
+    chosen = np.random.default_rng(seed).permutation(trajectories.num_episodes)[:episodes]
+    return trajectories.select(np.sort(chosen))
+
+
 def exposure_bias(
     policy: Policy, trajectories: Trajectories, episodes: int = EPISODES, steps: int = STEPS, seed: int = 0
 ) -> Finding:
@@ -60,8 +66,7 @@ def exposure_bias(
     log-probability, which needs the behaviour policy. Trips where the lower end of the 95 % interval, over episodes, is above 0.1."""
     if policy.block_length > 1:
         return Finding("exposure bias", None, "a policy that decides chunks of actions is not measured step by step.")
-    chosen = np.random.default_rng(seed).permutation(trajectories.num_episodes)[:episodes]
-    some, scale = trajectories.select(np.sort(chosen)), ActionScale(trajectories)
+    some, scale = drawn(trajectories, episodes, seed), ActionScale(trajectories)
     forced, free = (errors_along(policy, some, scale, steps, own) for own in (False, True))
     excess = quotient_ci95(np.nansum(free, axis=0), np.nansum(forced, axis=0))
     meter, marks = "exposure bias", [max(1, round(len(forced) * share)) for share in (0.1, 0.5, 1.0)]

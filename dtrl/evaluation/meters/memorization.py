@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtrl.acting import Policy
-from dtrl.evaluation.meters.exposure import EPISODES, STEPS, errors_along
+from dtrl.evaluation.meters.exposure import EPISODES, STEPS, drawn, errors_along
 from dtrl.evaluation.meters.finding import RESAMPLES, ActionScale, Finding
 from dtrl.trajectories import Trajectories
 
@@ -52,11 +52,6 @@ def memorization(
         says += f"; the loss on the latter was lowest after {lowest:,} of {last:,} updates"
     advice = "fewer --updates (compare returns: they may grow for a while after that loss has turned), a higher --dropout, a smaller --width, or more data."
     return Finding(METER, not (interval[0] > SHARE and risen), f"{says}.", advice, numbers)
-
-
-def drawn(trajectories: Trajectories, episodes: int, seed: int) -> Trajectories:
-    chosen = np.random.default_rng(seed).permutation(trajectories.num_episodes)[:episodes]
-    return trajectories.select(np.sort(chosen))
 
 
 def errors_of(policy: Policy, episodes: Trajectories, scale: ActionScale, steps: int) -> Sums:
