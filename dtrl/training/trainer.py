@@ -1,7 +1,6 @@
 """The training loop: teacher forcing, AdamW, a schedule. It knows no environment and no evaluation; callbacks are handed in."""
 
 import contextlib
-import json
 import math
 import sys
 import time
@@ -14,13 +13,10 @@ import numpy as np
 import torch
 
 from dtrl.acting import Policy
-from dtrl.acting.artefact import parameters_sha256
-from dtrl.acting.runs import CONFIG_FILE, RESULT_FILE, checkpoints
+from dtrl.acting.runs import checkpoints
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig, split_options
-from dtrl.documents import parse_json
 from dtrl.errors import InputError
-from dtrl.files import write_atomically
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.training.checkpoint import find_checkpoint, hold_run, load_checkpoint, save_checkpoint
 from dtrl.training.conservative import Conservative
@@ -41,6 +37,7 @@ from dtrl.training.optimization import (
 )
 from dtrl.training.optimizer_state import put_together
 from dtrl.training.perturbation import perturbation_for
+from dtrl.training.record import Record
 from dtrl.training.trained import trained_by
 from dtrl.training.update import CapturedUpdate, Update, matrix_products
 from dtrl.trajectories import Trajectories
@@ -154,6 +151,9 @@ class Trainer:
             DataSummary.of(trajectories),
             target_return=None if experience is None else experience.start.target_return,
         )
+        self.record = None
+        if logdir is not None:
+            self.record = Record(logdir, self.policy, config, trajectories, experience, self.group.size)
         self.trained = trained_by(self.group, self.policy, shared_out)
         self.optimizer = make_optimizer(self.trained.model, config, self.device)
         if checkpoint is not None:
@@ -210,10 +210,10 @@ class Trainer:
         check_precision(config, self.device)
         with contextlib.ExitStack() as stack:
             logger = None
-            if self.logdir is not None and first and not self.finished():
-                self.write_config()
+            if self.record is not None and first and not self.record.finished():
+                self.record.begin()
                 # a run that was killed before its first checkpoint has left a log too
-                logger = stack.enter_context(RunLogger(self.logdir, purge_step=begun + 1 if begun else 0))
+                logger = stack.enter_context(RunLogger(self.record.logdir, purge_step=begun + 1 if begun else 0))
             stack.enter_context(self.interrupts)
             bar = stack.enter_context(progress_bar(config.updates, begun, progress and first))
             if logger is not None:
@@ -243,8 +243,8 @@ class Trainer:
             self.trained.model.eval()
             self.trained.gather(everywhere=True)
             self.tell(callbacks, "end", logger)
-            if self.logdir is not None and logger is not None:
-                self.finish(logger, last or newest_scalars(self.logdir))
+            if self.record is not None and logger is not None:
+                self.record.finish(logger, last or newest_scalars(self.record.logdir))
             self.leave_if_interrupted()
         return self.policy
 
@@ -264,16 +264,6 @@ class Trainer:
             save_checkpoint(self.logdir, self.policy, self.optimizer, self.config, self.experience, self.counts())
         elif self.trained.shares > 1:
             put_together(self.optimizer)
-
-    def finished(self) -> bool:
-        """Whether a run was resumed that has nothing left to do, not even to be evaluated and logged at its end."""
-        assert self.logdir is not None
-        if self.policy.updates < self.config.updates:
-            return False
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            result = parse_json((self.logdir / RESULT_FILE).read_text())
-            return bool(result.get("updates") == self.policy.updates)
-        return False
 
     def hardware(self) -> tuple[int, float]:
         """FLOPs of an update, and FLOP/s of a matrix product here, in the dtype of the update's."""
@@ -373,50 +363,6 @@ class Trainer:
                 f"; the checkpoint is in {self.logdir}, and --resume goes on from it" if self.logdir is not None else ""
             )
             raise Interrupted(self.stop_signal, f"interrupted after update {self.policy.updates}{where}.")
-
-    def write_config(self) -> None:
-        import tomli_w
-
-        assert self.logdir is not None
-        loaded = self.origin.loaded or ()
-        data = {name: value for config in loaded for name, value in asdict(config).items()}
-        document: dict[str, Any] = {
-            "dataset": self.policy.data.dataset,
-            "data": {**data, "discount": self.data.discount, "delayed": self.data.delayed},
-            "model": asdict(self.model_config),
-            "training": asdict(self.config),
-        }
-        if self.experience is not None:
-            document["online"] = asdict(self.experience.config)
-        for table in document.keys() - {"dataset"}:  # TOML has no word for None
-            document[table] = {name: value for name, value in document[table].items() if value is not None}
-        write_atomically(self.logdir / CONFIG_FILE, tomli_w.dumps(document).encode())
-
-    def finish(self, logger: RunLogger, last: dict[str, float]) -> None:
-        """hparams in the run's own event file, and result.json."""
-        assert self.logdir is not None
-        online = {} if self.experience is None else asdict(self.experience.config)
-        logger.hparams(
-            {**asdict(self.model_config), **asdict(self.config), **online}, dict.fromkeys(sorted(logger.tags))
-        )
-        result = {
-            "updates": self.policy.updates,
-            "final_loss": last.get("train/loss"),
-            "parameters_sha256": parameters_sha256(self.model),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "dataset": self.policy.data.dataset,
-            "dataset_sha256": self.policy.data.fingerprint,
-            "preset": self.model_config.preset,
-            "seed": self.config.seed,
-            "model": asdict(self.model_config),
-            "training": asdict(self.config),
-            "threads": torch.get_num_threads(),
-            "processes": self.group.size,
-            "torch": torch.__version__,
-        }
-        if self.experience is not None:
-            result["online"] = self.experience.summary()
-        write_atomically(self.logdir / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
 
 
 def progress_bar(total: int, initial: int, wanted: bool) -> Any:
