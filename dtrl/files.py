@@ -1,5 +1,6 @@
 """Writing files so that a reader, a crash or a full disk finds the old content or the new, never a part; and folders that one process writes at a time."""
 
+import errno
 import os
 import sys
 import threading
@@ -48,6 +49,21 @@ def replace(path: Path, content: Content) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)  # gone already, unless something was raised
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise InputError where a file of this name plainly cannot be written, before what is to be in it is worked for."""
+    path = Path(path)
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    code = 0
+    if path.is_dir():
+        code = errno.EISDIR
+    elif not above.is_dir():
+        code = errno.ENOTDIR
+    elif not os.access(path if path.exists() else above, os.W_OK):
+        code = errno.EACCES
+    if code:
+        raise cannot_write(path, OSError(code, os.strerror(code)))
 
 
 def fill(stream: BinaryIO, content: Content) -> None:

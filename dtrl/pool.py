@@ -2,10 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -119,23 +120,24 @@ def check_jobs(jobs: int | None) -> None:
 def serve(connection: "Connection[Any, Any]", modules: tuple[str, ...]) -> None:
     """What the process does: run what comes until nothing more can come."""
     follow_parent()
-    while True:
-        try:
-            task = connection.recv()
-        except (EOFError, OSError):
-            return
-        error, trace = None, None
-        try:
-            import_modules(modules)
-            task()
-        except InputError as wrong:
-            error = str(wrong)
-        except Exception as failure:
-            error = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
-            trace = traceback.format_exc()
-        except KeyboardInterrupt:  # stopped after a checkpoint
-            return
-        connection.send((error, trace))
+    # what is not training has no checkpoint to write, and ends by an exception, so that it leaves no semaphore behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):  # of training: after a checkpoint
+        while True:
+            try:
+                task = connection.recv()
+            except (EOFError, OSError):
+                return
+            error, trace = None, None
+            try:
+                import_modules(modules)
+                task()
+            except InputError as wrong:
+                error = str(wrong)
+            except Exception as failure:
+                error = f"{type(failure).__name__}: {' '.join(str(failure).split())}"
+                trace = traceback.format_exc()
+            connection.send((error, trace))
 
 
 @contextmanager

@@ -7,11 +7,12 @@ import stat
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 
 from dtrl.errors import InputError
-from dtrl.files import held, write_atomically
+from dtrl.files import check_writable, held, write_atomically
 
 
 def full_disk(*args):
@@ -144,9 +145,18 @@ def test_a_pipe_is_written_as_it_is(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path, where):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=f"{tmp_path / where} cannot be written .*choose another place"):
-        write_atomically(tmp_path / where, b"new")
+    for attempt in (partial(write_atomically, content=b"new"), check_writable):
+        with pytest.raises(InputError, match=f"{tmp_path / where} cannot be written .*choose another place"):
+            attempt(tmp_path / where)
     assert names(tmp_path) == ["file", "folder"]
+
+
+def test_a_place_is_looked_at_before_the_work_and_left_as_it_is(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "new", "a/new/one"):
+        check_writable(tmp_path / place)
+    check_writable("/dev/stdout")
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_folder_is_held_by_one_process_until_it_ends_however_it_ends(tmp_path):

@@ -27,6 +27,30 @@ def test_a_task_that_fails_and_a_process_that_dies_leave_the_others_alone(tmp_pa
     assert (tmp_path / "made").is_dir()
 
 
+WAITING = """
+import pathlib, time
+try:
+    pathlib.Path("begun").touch()
+    time.sleep(60)
+except KeyboardInterrupt:
+    pathlib.Path("ended").touch()
+    raise
+"""
+OTHER = """
+import pathlib, time
+while not pathlib.Path("begun").exists():
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_that_is_stopped_ends_its_task_by_an_exception(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    running = run_tasks({"waiting": partial(exec, WAITING, {}), "other": partial(exec, OTHER, {})}, jobs=2)
+    assert next(running).name == "other"
+    running.close()
+    assert (tmp_path / "ended").exists()
+
+
 def test_there_is_at_least_one_job():
     with pytest.raises(InputError, match="jobs 0 must be 1 or more"):
         list(run_tasks({}, jobs=0))

@@ -3,6 +3,8 @@
 Minari stores an EnvSpec in each dataset: a JSON text with import paths in it. Gymnasium would import and call them. Here the text only chooses among
 what is registered already: its id must be known to Gymnasium, and its entry point must be the one registered under that id."""
 
+import os
+import sys
 from typing import Any
 
 import gymnasium
@@ -39,6 +41,8 @@ def make_environment(env: str, render_mode: str | None = None) -> "gymnasium.Env
     kwargs.pop("render_mode", None)
     if render_mode is not None:  # an environment that draws nothing need not know the word
         kwargs["render_mode"] = render_mode
+        if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # which pygame draws with, and which looks for a desktop
     try:
         return gymnasium.make(name, **kwargs)
     except Exception as error:

@@ -403,6 +403,10 @@ class Policy(Actor):
     def load(cls, path: str | Path, **acting: Any) -> "Policy":
         """The policy in a file made by `save`; keyword arguments are those of `Policy`. Nothing else is needed: no dataset, no environment."""
         tensors, document = load_artefact(Path(path))
+        if "critic" in document and "model" not in document:
+            raise InputError(
+                f"{path} is a critic and no policy; give it to `dtrl evaluate RUN --strategy best_of` by --critic."
+            )
         try:
             config = ModelConfig.saved(document["model"])
             summary = DataSummary.from_json(document["data"])

@@ -4,17 +4,26 @@ Exit codes: 0 done, 1 some runs of a benchmark failed or another process of a tr
 interrupted after a checkpoint. Starting is fast because a verb's modules (torch, Gymnasium, Minari) are imported when it runs."""
 
 import argparse
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dtrl.errors import CellsFailedError, InputError, WorkerLostError
+from dtrl.files import check_writable
 from dtrl.processes import outlive_save_signal, refuse_workers, worker_numbers
+
+RESULTS = ("json", "output", "plot")
+"""Flags that name a file to be written when all is done."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with errors of one sentence."""
+    """argparse, with errors of one sentence, and -1e3 taken for a number and not for a flag, as Python 3.14 does."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`.\n")
@@ -69,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from dtrl.registration import import_modules
 
             import_modules(modules)
+        for name in RESULTS:
+            if (path := vars(parsed).get(name)) is not None:
+                check_writable(path)
         if parsed.verb != "train":
             refuse_workers(f"dtrl {parsed.verb}")
         parsed.run(parsed)

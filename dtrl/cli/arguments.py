@@ -111,6 +111,10 @@ def data_of(policy: "Policy", run: Path, named: str | None) -> "Trajectories":
     config = run / CONFIG_FILE
     settings = read_config(config) if config.is_file() else {}
     if "datasets" not in settings:
+        from dtrl.trajectories.columns import UNNAMED
+
+        if policy.data.dataset == UNNAMED:
+            raise InputError(f"the data of {run} were made in Python and have no name; name a dataset with --data.")
         settings |= {"datasets": [policy.data.dataset], **own}
     return load(settings)
 

@@ -1,7 +1,9 @@
 """`dtrl benchmark SUITE`."""
 
 import argparse
+import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from dtrl.errors import CellsFailedError
 SUITES = {
     "quick": "CartPole, Pendulum and LunarLander in a quarter of an hour on two cores, data included",
     "locomotion": "Hopper, HalfCheetah and Walker2d",
-    "credit": "rewards that come late: KeyToDoor, and Pendulum with its rewards at the end",
+    "credit": "rewards that come late: Key-to-Door, and CartPole and Pendulum with theirs at the end",
     "stitching": "a way that is in no episode, from pieces of two",
 }
+NAMED = 3
+"""Cells that are named beside the reason why they failed."""
 CHANGES = ("updates", "episodes", "eval_every", "eval_episodes", "target_quantile", "seeds")
 
 
@@ -61,29 +65,42 @@ def run(arguments: argparse.Namespace) -> None:
     from dtrl.suites import load_suite, run_suite
     from dtrl.suites.benchmark import HTML_FILE, MARKDOWN_FILE, with_changes
     from dtrl.suites.table import markdown
+    from dtrl.training.interrupts import Interrupted, terminable
 
     suite = load_suite(arguments.suite)
     suite = with_changes(suite, {n: value for n, value in vars(arguments).items() if n in CHANGES})
     logdir = arguments.logdir or Path("runs") / suite.name
     jobs = cores() if arguments.jobs is None else arguments.jobs
     try:
-        results = run_suite(
-            suite,
-            logdir,
-            jobs=jobs,
-            allow_missing=arguments.allow_missing,
-            modules=arguments.modules,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        with terminable():
+            results = run_suite(
+                suite,
+                logdir,
+                jobs=jobs,
+                allow_missing=arguments.allow_missing,
+                modules=arguments.modules,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"interrupted; what is finished is kept in {logdir}, and the same command goes on from there."
+        raise Interrupted(
+            getattr(error, "number", signal.SIGINT),
+            f"interrupted; what is finished is kept in {logdir}, and the same command goes on from there.",
         ) from error
     write_json(arguments.json, results)
     print(markdown(results))
     print(f"tables: {logdir / MARKDOWN_FILE} and {logdir / HTML_FILE}")
     if results["failed"]:
-        failed = "; ".join(f"{name}: {why}" for name, why in results["failed"].items())
         raise CellsFailedError(
-            f"{len(results['failed'])} of the cells failed ({failed}); the same command tries them again."
+            f"{len(results['failed'])} of the cells failed ({reasons(results['failed'])}); the same command tries them again."
         )
+
+
+def reasons(failed: Mapping[str, str]) -> str:
+    """Every reason once, with the cells that failed for it, of many the first."""
+    cells: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        cells.setdefault(why, []).append(name)
+    return "; ".join(
+        f"{', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}: {why}"
+        for why, names in cells.items()
+    )

@@ -69,7 +69,15 @@ def of_dataset(arguments: argparse.Namespace, settings: dict[str, Any]) -> "list
         raise InputError(
             f"--data and --target-return go with a policy, and {arguments.subject} is none; leave them out."
         )
-    return examine_data(load({"datasets": [arguments.subject]}), ModelConfig(**settings))
+    try:
+        trajectories = load({"datasets": [arguments.subject]})
+    except InputError as error:
+        if Path(arguments.subject).is_dir():
+            raise InputError(
+                f"{arguments.subject} holds no checkpoint, as a run does; as a dataset: {error}"
+            ) from error
+        raise
+    return examine_data(trajectories, ModelConfig(**settings))
 
 
 def of_policy(arguments: argparse.Namespace) -> "list[Finding]":
@@ -113,6 +121,8 @@ def held_out_of(run: Path, policy: "Policy", trajectories: "Trajectories", named
     if named is not None or not config.is_file():
         return Finding(METER, None, "which episodes its training left out is known of a run with its own data alone.")
     training = read_config(config, "training")
+    if read_config(config, "online"):
+        return Finding(METER, None, "a run that plays learns from all that it has, and leaves no episode out.")
     if not training.get("holdout"):
         return Finding(
             METER, None, "its training left no episode out to compare with; --holdout 0.1 leaves out a tenth."

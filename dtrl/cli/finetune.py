@@ -130,6 +130,8 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     tables = ("training", "online")
     asked = read_config(arguments.config, *tables) | given(arguments, OnlineConfig, TrainingConfig)
     begun = arguments.logdir / CONFIG_FILE
+    if arguments.resume and begun.is_file() and not read_config(begun, "online"):
+        raise InputError(f"{arguments.logdir} was begun by dtrl train, not finetune; choose another --logdir.")
     settings = {**read_config(begun, *tables), **asked} if arguments.resume and begun.is_file() else asked
     settings.setdefault("updates", ONLINE_TRAINING["updates"])
     return {name: value for name, value in settings.items() if name in names_of(OnlineConfig, TrainingConfig)}

@@ -121,6 +121,12 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     asked |= flags
     begun = arguments.logdir / CONFIG_FILE
     settings = {**read_config(begun), **asked} if arguments.resume and begun.is_file() else asked
+    if "datasets" not in settings and settings is not asked:
+        raise InputError(
+            f"{arguments.logdir} was trained on data made in Python; resume it there by dtrl.train(…, resume=True), or name the dataset that they are."
+        )
+    if "datasets" not in settings and arguments.resume:
+        raise InputError(f"there is no run in {arguments.logdir} to resume; name a dataset to begin one there.")
     if "datasets" not in settings:
         raise InputError(
             "no dataset was named; give an id such as hopper/medium-v0, or the path of a folder or a file."

@@ -66,7 +66,9 @@ def check_target(dataset_id: str, overwrite: bool) -> None:
     if target.exists() and not (target / "data").is_dir():
         raise InputError(f"{target} exists and is no dataset; choose another dataset id.")
     if target.exists() and not overwrite:
-        raise InputError(f"the dataset {dataset_id} exists in {target}; ask to overwrite it, or choose another id.")
+        raise InputError(
+            f"the dataset {dataset_id} exists in {target}; overwrite it (overwrite=True, --overwrite), or choose another id (--as)."
+        )
 
 
 def write_whole(dataset_id: str, write: Callable[[], None], folder: Path | None = None) -> None:

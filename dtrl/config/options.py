@@ -21,9 +21,9 @@ def check_choices(config: Any) -> None:
     for f in fields(config):
         value, choices = getattr(config, f.name), f.metadata.get("choices")
         if choices and value not in choices and not (value is None and f.default is None):
-            raise InputError(
-                f"{f.name} {value!r} is unknown: {did_you_mean(str(value), choices)} (one of {', '.join(choices)})."
-            )
+            nearest, known = did_you_mean(str(value), choices), f"one of {', '.join(choices)}"
+            hint = f"{nearest} ({known})" if nearest.endswith("?") else known
+            raise InputError(f"{f.name} {value!r} is unknown: {hint}.")
         if value is None and f.default is None:
             continue
         wanted = plain_type(f)

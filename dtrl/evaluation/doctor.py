@@ -74,11 +74,12 @@ def examine(
 
 def without_data(reason: str) -> list[Finding]:
     """What is left to say where the policy's data cannot be loaded."""
+    hint = "" if "--data" in reason else " Name them with --data."
     return [
         Finding(
             "data",
             None,
-            f"every meter compares with the policy's data, which were not loaded: {reason} Name them with --data.",
+            f"every meter compares with the policy's data, which were not loaded: {reason.rstrip('.')}.{hint}",
         )
     ]
 

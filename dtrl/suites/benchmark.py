@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dtrl.acting import load_policy
+from dtrl.acting.critic import Critic
 from dtrl.collect import load_recipe
 from dtrl.collect.environments import check_environment
 from dtrl.config import ModelConfig
@@ -18,7 +20,7 @@ from dtrl.suites.cells import Cell, cells_of, is_finished
 from dtrl.suites.data import Prepared, Source, data_options, find, make, prepare
 from dtrl.suites.results import results_of
 from dtrl.suites.running import RunCell, chosen
-from dtrl.suites.suite import Suite, read_seeds
+from dtrl.suites.suite import Suite, paths_in, read_seeds
 from dtrl.trajectories import load_trajectories
 
 RESULTS_FILE, MARKDOWN_FILE, HTML_FILE = "results.json", "results.md", "results.html"
@@ -122,8 +124,18 @@ def check_entries(suite: Suite, prepared: Prepared) -> None:
                 loaded[key] = load_trajectories(prepared.where, **data)
             config = ModelConfig(**chosen(options, ModelConfig))
             resolve(config, training_data(config, loaded[key]))
+            check_other_models(options)
         except InputError as error:
             raise InputError(f"{suite.source}: {entry.label} on {prepared.dataset.name}: {error}") from error
+
+
+def check_other_models(options: Mapping[str, Any]) -> None:
+    """Read the critic and the drafting policy that a run is to act with. Raises InputError for a file that is none."""
+    for name in paths_in(options):
+        if name == "critic":
+            Critic.load(options[name])
+        else:
+            load_policy(options[name])
 
 
 def run_cells(benchmark: Benchmark, jobs: int, modules: Sequence[str] = (), say: Say = print) -> None:

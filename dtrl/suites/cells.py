@@ -107,6 +107,8 @@ def read_cell(folder: Path) -> dict[str, Any] | None:
         check_cell(document)
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise InputError(f"{folder} would lie in a file; give another --logdir.") from error
     except Exception as error:  # what is wrong in a damaged document may break any line of the check
         raise InputError(
             f"{path} is not what a suite writes ({reason_of(error)}); remove that folder, and run the suite again."

@@ -10,7 +10,7 @@ from typing import Any
 from dtrl.acting.summary import DEFAULT_TARGET_QUANTILE
 from dtrl.collect.reading import checked, load_recipe, read_named_toml
 from dtrl.collect.recipes import DATASET_ID
-from dtrl.config import DataConfig, DecodingConfig, ModelConfig, TrainingConfig, split_options
+from dtrl.config import DRAFTS, DataConfig, DecodingConfig, ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError, did_you_mean
 from dtrl.evaluation.aggregates import AGGREGATES
 from dtrl.presets import PRESETS
@@ -128,11 +128,18 @@ class Suite:
         return dataclasses.replace(self.protocol, **dataset.protocol)
 
     def options_of(self, dataset: SuiteDataset, entry: Entry) -> dict[str, Any]:
-        return {**self.options, **dataset.options, **entry.options}
+        """The options of a run, with the paths in them made to go from where they are read."""
+        options = {**self.options, **dataset.options, **entry.options}
+        return options | {name: str(self.path(options[name]).resolve()) for name in paths_in(options)}
 
     def path(self, text: str) -> Path:
         """A path that the suite names, which goes from its folder."""
         return Path(self.source).parent / text
+
+
+def paths_in(options: Mapping[str, Any]) -> list[str]:
+    """Those of the options that name a file: a critic, and a policy that drafts."""
+    return [name for name in ("critic", "draft") if options.get(name) and options[name] not in DRAFTS]
 
 
 def list_suites() -> dict[str, Path]:
@@ -152,6 +159,10 @@ def read_suite(table: Mapping[str, Any], source: str) -> Suite:
     known = ["name", "description", "seeds", "metrics", "baseline", "options", "dataset", "entry"]
     for key in rest:
         if key not in known:
+            if isinstance(rest[key], dict):
+                raise InputError(
+                    f"{source}: there is no table [{key}]; write what is in it into [options], or into an [[entry]]."
+                )
             raise InputError(f"{source}: there is no field {key!r}; {did_you_mean(key, [*known, *names(Protocol)])}")
     for key in ("name", "dataset", "entry"):
         if key not in rest:
@@ -217,6 +228,11 @@ def configured(options: Mapping[str, Any]) -> list[Any]:
 def read_options(options: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """Options as they stand, after the configurations have taken them."""
     given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, dict):
+            raise InputError(
+                f"{where}: {name} is a table, and the settings of a suite have none; write what is in it into [options], or into the entry itself."
+            )
     for name in OWN:
         if name in given:
             raise InputError(f"{where}: {name} is set by the suite itself; leave it out, or see its fields.")

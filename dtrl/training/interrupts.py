@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 from dtrl.processes import SAVE_SIGNAL
@@ -59,3 +60,20 @@ class Interrupts(contextlib.AbstractContextManager["Interrupts"]):
         saves = self.saves
         asked, self.saves_told = saves > self.saves_told, saves
         return asked
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside its `with`, SIGTERM is raised as Ctrl-C is, where it is the main thread's: what has begun is ended in order."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, "")
+
+    before: object = None
+    with contextlib.suppress(ValueError):  # not the main thread
+        before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)  # type: ignore[arg-type]

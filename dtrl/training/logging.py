@@ -233,6 +233,20 @@ def newest_scalars(logdir: Path) -> dict[str, float]:
     return {}
 
 
+def of_training(logdir: Path, update: int) -> list[dict[str, float]]:
+    """What a run has logged at an update but evaluations, which a resume at the end of the run makes anew."""
+    entries = []
+    with suppress(OSError):
+        for line in (logdir / PROGRESS).read_bytes().splitlines(keepends=True):
+            if _update_of(line) == update:
+                entry = {
+                    tag: math.nan if x is None else float(x) for tag, x in parse_json(line).items() if tag != "update"
+                }
+                if not any(tag.startswith("eval/") for tag in entry):
+                    entries.append(entry)
+    return entries
+
+
 def logged(logdir: Path, tag: str) -> dict[int, float]:
     """Update → what a run has logged by that tag; nothing where its log is gone."""
     out: dict[int, float] = {}

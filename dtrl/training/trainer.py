@@ -25,7 +25,7 @@ from dtrl.training.group import Group, worker_group
 from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.holdout import HeldOut, split_off
 from dtrl.training.interrupts import Interrupted, Interrupts
-from dtrl.training.logging import RunLogger, newest_scalars
+from dtrl.training.logging import RunLogger, newest_scalars, of_training
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
     check_device,
@@ -212,8 +212,13 @@ class Trainer:
             logger = None
             if self.record is not None and first and not self.record.finished():
                 self.record.begin()
-                # a run that was killed before its first checkpoint has left a log too
-                logger = stack.enter_context(RunLogger(self.record.logdir, purge_step=begun + 1 if begun else 0))
+                # a run that was killed before its first checkpoint has left a log too, and one that was killed in its last evaluation a part of that
+                ended = begun == config.updates
+                again = of_training(self.record.logdir, begun) if ended else []
+                purge_step = begun if ended or not begun else begun + 1
+                logger = stack.enter_context(RunLogger(self.record.logdir, purge_step))
+                for scalars in again:
+                    logger.scalars(scalars, begun)
             stack.enter_context(self.interrupts)
             bar = stack.enter_context(progress_bar(config.updates, begun, progress and first))
             if logger is not None:

@@ -20,6 +20,10 @@ from dtrl.trajectories.filling import empty_columns, fill_episode
 Array = npt.NDArray[Any]
 
 
+UNNAMED = "unnamed"
+"""The name of data that were made in Python and not given one."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where trajectories came from, as far as a policy trained on them needs to know."""
@@ -69,7 +73,7 @@ class Trajectories:
     """(E,) row at which each episode begins."""
     observation_space: Space
     action_space: Space
-    origin: Origin = field(default_factory=lambda: Origin("unnamed"))
+    origin: Origin = field(default_factory=lambda: Origin(UNNAMED))
     discount: float = 1.0
     """γ of `returns_to_go`."""
     delayed: bool = False

@@ -1,4 +1,4 @@
-"""`--import MODULE`: an environment of the user's own, in every verb that makes environments and in the processes that play."""
+"""Flags of several verbs, above all `--import MODULE`: an environment of the user's own, wherever one is made."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ import gymnasium
 import minari
 import pytest
 
-from dtrl.cli import main
+from dtrl.cli import main, make_parser
 from dtrl.collect import load_recipe, make_dataset
 from dtrl.errors import InputError
 
@@ -132,6 +132,20 @@ def test_the_flag_is_absent_where_no_environment_is_made(capsys):
     with pytest.raises(SystemExit):
         main(["datasets", "list", "--import", "own_rooms"])
     assert "unrecognized arguments: --import own_rooms" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("written", ["-1e3", "-1000", "-.1e4", "-1_000"])
+def test_a_negative_number_is_no_flag(written):
+    parsed = make_parser().parse_args(["evaluate", "run", "--target-returns", written, "5"])
+    assert parsed.target_returns == [-1000.0, 5.0]
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path, capsys):
+    for flag in ("--json", "--plot"):
+        assert main(["evaluate", "run", flag, str(tmp_path)]) == 2
+        assert f"{tmp_path} cannot be written (Is a directory)" in capsys.readouterr().err
+    assert main(["critic", "no/such-v0", "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path} cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["-1", "2.5", "many"])

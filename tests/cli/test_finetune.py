@@ -84,6 +84,11 @@ def test_it_is_another_run_s_and_doctor_and_train_read_it(trained, tmp_path, cap
     assert main([*again, "--eval-episodes", "0"]) == 0
 
 
+def test_a_run_of_train_is_not_resumed(trained, capsys):
+    assert finetune(trained, trained, "--updates", 2, "--resume") == 2
+    assert "was begun by dtrl train, not finetune" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

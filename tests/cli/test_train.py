@@ -98,7 +98,17 @@ def test_a_run_on_arrays_says_nothing_of_files_and_its_resume_needs_them(random_
     dtrl.train(data, updates=1, logdir=tmp_path / "run", width=8, layers=1, context_length=2)
     assert config_of(tmp_path / "run")["data"] == {"discount": 1.0, "delayed": False}
     assert train("--resume", "--logdir", tmp_path / "run") == 2
+    assert "was trained on data made in Python; resume it there" in capsys.readouterr().err
+    assert main(["finetune", str(tmp_path / "run"), "--logdir", str(tmp_path / "tuned")]) == 2
+    assert "were made in Python and have no name; name a dataset with --data" in capsys.readouterr().err
+
+
+def test_what_is_not_there_to_be_resumed_is_told(tmp_path, capsys):
+    assert train("--resume", "--logdir", tmp_path / "run") == 2
+    assert f"there is no run in {tmp_path / 'run'} to resume" in capsys.readouterr().err
+    assert train("--logdir", tmp_path / "run") == 2
     assert "no dataset was named" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_resumed_on_a_selection_of_its_data(random_trajectories, tmp_path):

@@ -99,6 +99,21 @@ def test_without_the_environment_it_reads_what_it_can(run, dataset):
     assert "NoSuch-v0" in found["episodes"]["says"]
 
 
+def test_actions_of_another_environment_are_not_played(run):
+    found = examined(run, "--env", "Pendulum-v1")
+    assert found["exposure bias"]["fine"] is not None
+    assert "the action space of the environment is Box" in found["state drift"]["says"]
+
+
+def test_a_folder_that_is_no_run_and_a_critic_are_told_as_such(run, dataset, tmp_path, capsys):
+    assert main(["doctor", str(run.parent)]) == 2
+    assert f"{run.parent} holds no checkpoint, as a run does" in capsys.readouterr().err
+    critic = str(tmp_path / "critic.safetensors")
+    assert main(["critic", dataset, "--output", critic, "--updates", "1"]) == 0
+    assert main(["doctor", critic]) == 2
+    assert "is a critic and no policy" in capsys.readouterr().err
+
+
 def test_the_seeds_are_those_that_were_recorded(dataset):
     whole = dtrl.load_trajectories(dataset)
     assert recorded_seeds(whole) == list(range(8))

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from functools import partial
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -250,6 +251,22 @@ def test_what_does_not_go_with_the_data_is_refused_before_anything_runs(table, r
     with pytest.raises(InputError, match=r"dataset nobody/has-this-v0: .* is not in"):
         run_suite(read(table), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_critic_goes_from_the_suite_s_folder_and_is_read_before_anything_runs(table, read, here, tmp_path):
+    table["entry"], table["seeds"] = [{"label": "A", "strategy": "best_of", "critic": "none.safetensors"}], 1
+    suite = read(table)
+    path = Path(suite.source).parent / "none.safetensors"
+    assert suite.options_of(suite.datasets[0], suite.entries[0])["critic"] == str(path)
+    with pytest.raises(InputError, match=f"A on {DATASET}: critic {path} is no file"):
+        run_suite(suite, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_not_looked_for_in_a_file(table, read, here, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="would lie in a file; give another --logdir"):
+        run_suite(read(table), tmp_path / "file")
 
 
 def test_data_without_a_scale_need_one(table, read, here, tmp_path, random_trajectories, monkeypatch):

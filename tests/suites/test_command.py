@@ -2,13 +2,14 @@
 
 import json
 import re
+import signal
 import tomllib
 
 import pytest
 import tomli_w
 
 from dtrl.cli import main
-from dtrl.cli.benchmark import SUITES
+from dtrl.cli.benchmark import SUITES, reasons
 from dtrl.suites import benchmark, list_suites, running
 from dtrl.suites.suite import read_suite
 
@@ -46,6 +47,19 @@ def test_a_failed_run_is_exit_code_1_and_named_at_the_end(file, here, tmp_path, 
     assert main(["benchmark", str(file), "--seeds", "1"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("dtrl: 1 of the cells failed (tests/cartpole-v0 · BC · seed 0: the disk is full)")
+
+
+def test_a_reason_is_told_once_with_the_first_cells_that_failed_for_it():
+    failed = {"A 0": "full", "B 0": "hot", "A 1": "full", "A 2": "full", "A 3": "full"}
+    assert reasons(failed) == "A 0, A 1, A 2 and 1 more: full; B 0: hot"
+
+
+def test_a_sigterm_is_told_as_ctrl_c_is(file, here, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(benchmark, "run_cells", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert main(["benchmark", str(file)]) == 128 + signal.SIGTERM
+    assert "interrupted; what is finished is kept in" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_wrong_input_is_exit_code_2_and_an_interruption_130(file, here, capsys, monkeypatch):

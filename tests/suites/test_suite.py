@@ -102,6 +102,8 @@ BAD = {
     "a text for a number": ({"updates": "many"}, "updates is 'many'; an integer is expected"),
     "a dataset's protocol": ({"dataset": [{"id": "aa/b-v0", "updates": 0}]}, "updates 0 must be 1 or more"),
     "options that contradict": ({"options": {"width": 9}, "entry": [{"label": "A", "heads": 2}]}, "A on tests/cartpole-v0: width 9"),
+    "a table of a run": ({"decoding": {"strategy": "sample"}}, r"there is no table \[decoding\]; write what is in it into \[options\]"),
+    "a table in an entry": ({"entry": [{"label": "A", "decoding": {"top_k": 3}}]}, "entry 1: decoding is a table"),
     "a dataset's label": ({"dataset": [{"id": "aa/b-v0", "label": "/x"}]}, "label '/x' cannot name a folder"),
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ from dtrl.acting.runs import MANIFEST, POLICY_FILE, checkpoints, newest_checkpoi
 from dtrl.errors import InputError
 from dtrl.files import held
 from dtrl.training import checkpoint
-from dtrl.training.logging import newest_scalars
+from dtrl.training.logging import logged, newest_scalars
 from dtrl.training.trainer import Interrupted
 from dtrl.trajectories import Trajectories
 from dtrl.trajectories.columns import Origin
@@ -486,6 +486,8 @@ def test_a_finished_run_that_is_resumed_logs_nothing_more(tmp_path):
     assert go(5)[0] != before[0]
     assert ("end", False) in seen
     assert (tmp_path / "result.json").exists()
+    assert (tmp_path / "progress.jsonl").read_text().count("eval/mean_reward") == 2  # each of the two ends told once
+    assert set(logged(tmp_path, "train/loss")) == {1, 2, 3, 4, 5}
 
 
 def test_a_run_of_a_version_that_had_the_option_expectile_goes_on(straight, finished):

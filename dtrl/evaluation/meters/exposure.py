@@ -17,7 +17,7 @@ from dtrl.evaluation.meters.finding import (
     observations_at,
     quotient_ci95,
 )
-from dtrl.spaces import flatten, leaves, numbers_of, unflatten
+from dtrl.spaces import flatten, leaves, numbers_of, same_space, unflatten
 from dtrl.tokenizers.continuous import CONSTANT
 from dtrl.trajectories import Trajectories
 
@@ -137,8 +137,14 @@ def state_drift(
 
 
 def repeats(episodes: Trajectories, seed: int, env: Any) -> bool:
-    """Whether the environment gives the observations of the first of the episodes again, for its seed and actions (at most the first 20)."""
+    """Whether the environment gives the observations of the first of the episodes again, for its seed and actions (at most the first 20). Raises InputError
+    for one that takes other actions."""
     world = maker(env)()
+    if not same_space(world.action_space, episodes.action_space):
+        world.close()
+        raise InputError(
+            f"the action space of the environment is {world.action_space}, and the recorded episodes have {episodes.action_space}; give that of the data."
+        )
     space, deviation = episodes.observation_space, deviations(episodes)
     recorded, rows = observed(episodes, 0, 20), range(int(episodes.episode_lengths[0]))[:19]
     try:
