@@ -238,12 +238,11 @@ def of_training(logdir: Path, update: int) -> list[dict[str, float]]:
     entries = []
     with suppress(OSError):
         for line in (logdir / PROGRESS).read_bytes().splitlines(keepends=True):
-            if _update_of(line) == update:
-                entry = {
-                    tag: math.nan if x is None else float(x) for tag, x in parse_json(line).items() if tag != "update"
-                }
-                if not any(tag.startswith("eval/") for tag in entry):
-                    entries.append(entry)
+            if _update_of(line) != update or b'"eval/' in line:
+                continue
+            with suppress(ValueError, AttributeError, TypeError):  # a line that was altered
+                scalars = {str(tag): math.nan if x is None else float(x) for tag, x in parse_json(line).items()}
+                entries.append({tag: x for tag, x in scalars.items() if tag != "update"})
     return entries
 
 
