@@ -236,7 +236,7 @@ def test_what_a_critic_cannot_do_is_refused(random_trajectories, untrained_polic
     untrained_policy(data).save(tmp_path / "policy.safetensors")
     with pytest.raises(InputError, match="holds no critic"):
         Critic.load(tmp_path / "policy.safetensors")
-    with pytest.raises(InputError, match="does not describe a policy"):
+    with pytest.raises(InputError, match="is a critic and no policy"):
         Policy.load(path)
     image = spaces.Box(0, 255, (3, 8, 8), np.uint8)
     with pytest.raises(InputError, match="judges vectors and choices, and the observation space is"):
