@@ -3,7 +3,6 @@
 B environments, S width of an observation, A width of an action."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-import dtrl
 from dtrl.acting.actor import Actor, no_return_to_clip
-from dtrl.acting.artefact import load_artefact, save_artefact, undescribed
+from dtrl.acting.artefact import save_artefact, undescribed
 from dtrl.acting.asking import ask
 from dtrl.acting.chunks import check_chunks, next_actions, refuse_masks
 from dtrl.acting.context import CONTEXTS, Context, check_context
@@ -23,7 +21,7 @@ from dtrl.acting.critic import best_of, load_critic
 from dtrl.acting.decisions import Decision, Pick, decisions_of
 from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
-from dtrl.acting.rebuilding import rebuild
+from dtrl.acting.saving import document_of, read_policy
 from dtrl.acting.searching import check_search, search
 from dtrl.acting.state import Begins, PolicyState
 from dtrl.acting.stream import ModelStream
@@ -31,14 +29,10 @@ from dtrl.acting.summary import DataSummary
 from dtrl.config import DecodingConfig, ModelConfig
 from dtrl.decoding import choose, mask_actions
 from dtrl.errors import InputError
-from dtrl.presets import build
 from dtrl.sequence_model import SequenceModel
 from dtrl.spaces import (
     Space,
-    check_space,
     column_layout,
-    space_from_json,
-    space_to_json,
 )
 from dtrl.tokenizers import Components
 from dtrl.trajectories import Trajectories
@@ -389,43 +383,17 @@ class Policy(Actor):
         save_artefact(Path(path), self.model.state_dict(), self.document())
 
     def document(self) -> dict[str, Any]:
-        return {
-            "dtrl": dtrl.__version__,
-            "model": asdict(self.config),
-            "observation_space": space_to_json(self.observation_space),
-            "action_space": space_to_json(self.action_space),
-            "data": asdict(self.data),
-            "updates": self.updates,
-            "target_return": self.target_return,
-        }
+        """What stands beside the parameters in its file."""
+        return document_of(self)
 
     @classmethod
     def load(cls, path: str | Path, **acting: Any) -> "Policy":
         """The policy in a file made by `save`; keyword arguments are those of `Policy`. Nothing else is needed: no dataset, no environment."""
-        tensors, document = load_artefact(Path(path))
-        if "critic" in document and "model" not in document:
-            raise InputError(
-                f"{path} is a critic and no policy; give it to `dtrl evaluate RUN --strategy best_of` by --critic."
-            )
+        path = Path(path)
+        document, parts = read_policy(path)
         try:
-            config = ModelConfig.saved(document["model"])
-            summary = DataSummary.from_json(document["data"])
-            observation_space, action_space = (
-                space_from_json(document["observation_space"]),
-                space_from_json(document["action_space"]),
-            )
-            check_space(observation_space, "observation", str(path))
-            check_space(action_space, "action", str(path))
-            model = rebuild(
-                config, observation_space, action_space, tensors, lambda: build(config, observation_space, action_space)
-            )
-            updates, target_return = int(document["updates"]), float(document["target_return"])
-        except Exception as error:
-            raise undescribed(Path(path), document, "policy", error) from error
-        acting.setdefault("target_return", target_return)
-        try:
-            return cls(model, config, observation_space, action_space, summary, updates=updates, **acting)
+            return cls(**{**parts, **acting})
         except InputError:  # what was asked of the policy
             raise
         except Exception as error:
-            raise undescribed(Path(path), document, "policy", error) from error
+            raise undescribed(path, document, "policy", error) from error

@@ -242,12 +242,17 @@ def seen_by(policy: Actor, vector: "VectorEnv[Any, Any, Any]", observation: str 
 def check_spaces(policy: Actor, shown: Space, acted: Space, observation: str | None) -> tuple[str | int, ...]:
     """The keys of the part of the observations `shown` that the policy sees. Raises InputError where the environment's spaces are not the policy's."""
     seen = seen_part(shown, policy.observation_space, observation, policy.data.dataset)
-    if not same_space(policy.action_space, acted):
+    check_actions(acted, policy.action_space, policy.data.dataset)
+    return seen
+
+
+def check_actions(acted: Space, trained: Space, dataset: str) -> None:
+    """Raise InputError where an environment does not take the actions of the dataset."""
+    if not same_space(trained, acted):
         raise InputError(
-            f"the action space of the environment is {acted}, and the policy was trained on {policy.data.dataset} with {policy.action_space}; "
+            f"the action space of the environment is {acted}, and the policy was trained on {dataset} with {trained}; "
             "evaluate it in the environment of its data."
         )
-    return seen
 
 
 def has_texts(space: Space) -> bool:

@@ -126,12 +126,14 @@ def load(arguments: argparse.Namespace) -> "Policy":
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every setting that is not left to its default: those of the run that is resumed, over them those of --config, over them the flags."""
     from dtrl.acting.runs import CONFIG_FILE
+    from dtrl.training.checkpoint import refuse_verb
 
     tables = ("training", "online")
     asked = read_config(arguments.config, *tables) | given(arguments, OnlineConfig, TrainingConfig)
     begun = arguments.logdir / CONFIG_FILE
-    if arguments.resume and begun.is_file() and not read_config(begun, "online"):
-        raise InputError(f"{arguments.logdir} was begun by dtrl train, not finetune; choose another --logdir.")
-    settings = {**read_config(begun, *tables), **asked} if arguments.resume and begun.is_file() else asked
+    settings = asked
+    if arguments.resume and begun.is_file():
+        refuse_verb(arguments.logdir, begun=bool(read_config(begun, "online")), now=True)
+        settings = {**read_config(begun, *tables), **asked}
     settings.setdefault("updates", ONLINE_TRAINING["updates"])
     return {name: value for name, value in settings.items() if name in names_of(OnlineConfig, TrainingConfig)}

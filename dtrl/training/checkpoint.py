@@ -109,11 +109,7 @@ def load_checkpoint(
     same_data(policy, stored, run)
     refuse(run, "with another model", differences(asdict(policy.config), asdict(stored.config)))
     online = training.get("online")
-    if (online is None) != (experience is None):
-        verbs = ("train", "finetune") if online is None else ("finetune", "train")
-        raise InputError(
-            f"{run} was begun by dtrl {verbs[0]}, not {verbs[1]}; resume it by the former, or begin another run."
-        )
+    refuse_verb(run, begun=online is not None, now=experience is not None)
     begun = asdict(TrainingConfig()) | training["training"]  # a setting that the run did not know yet was off
     refuse(run, "with other settings", differences(asdict(config), begun, FREE))
     if experience is not None:
@@ -128,6 +124,15 @@ def load_checkpoint(
             f"{folder / OPTIMIZER_FILE} is not of this run's optimiser ({reason_of(error)}); delete that folder to go back to the checkpoint before it."
         ) from error
     warn_of_rounding(training, counts or {})
+
+
+def refuse_verb(run: Path, *, begun: bool, now: bool) -> None:
+    """Raise InputError where a run is resumed by another verb than the one that it was begun by: finetune where it plays (True), or train."""
+    if begun != now:
+        verbs = ("finetune", "train") if begun else ("train", "finetune")
+        raise InputError(
+            f"{run} was begun by dtrl {verbs[0]}, not {verbs[1]}; resume it by the former, or begin another run."
+        )
 
 
 def read_training(path: Path) -> dict[str, Any]:

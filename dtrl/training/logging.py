@@ -224,34 +224,33 @@ def _number_or_text(value: Any) -> float | str:
 
 def newest_scalars(logdir: Path) -> dict[str, float]:
     """What a run that has no update left had logged last; nothing where its log is gone."""
-    with suppress(OSError):
-        for line in reversed((logdir / PROGRESS).read_bytes().splitlines()):
-            with suppress(ValueError, AttributeError, TypeError):  # a line that was torn or altered
-                scalars = {str(name): float(value) for name, value in parse_json(line).items()}
-                if "train/loss" in scalars:
-                    return scalars
-    return {}
+    return next((e for e in reversed(entries(logdir)) if math.isfinite(e.get("train/loss", math.nan))), {})
 
 
 def of_training(logdir: Path, update: int) -> list[dict[str, float]]:
     """What a run has logged at an update but evaluations, which a resume at the end of the run makes anew."""
-    entries = []
-    with suppress(OSError):
-        for line in (logdir / PROGRESS).read_bytes().splitlines(keepends=True):
-            if _update_of(line) != update or b'"eval/' in line:
-                continue
-            with suppress(ValueError, AttributeError, TypeError):  # a line that was altered
-                scalars = {str(tag): math.nan if x is None else float(x) for tag, x in parse_json(line).items()}
-                entries.append({tag: x for tag, x in scalars.items() if tag != "update"})
-    return entries
+    return [
+        {tag: value for tag, value in entry.items() if tag != "update"}
+        for entry in entries(logdir)
+        if entry.get("update") == update and not any(tag.startswith("eval/") for tag in entry)
+    ]
 
 
 def logged(logdir: Path, tag: str) -> dict[int, float]:
-    """Update → what a run has logged by that tag; nothing where its log is gone."""
-    out: dict[int, float] = {}
+    """Update → what a run has logged by that tag, where it is finite; nothing where its log is gone."""
+    return {
+        int(entry["update"]): entry[tag]
+        for entry in entries(logdir)
+        if all(math.isfinite(entry.get(name, math.nan)) for name in ("update", tag))
+    }
+
+
+def entries(logdir: Path) -> list[dict[str, float]]:
+    """The lines of a run's progress.jsonl, of a number that is not finite as NaN, without those that were torn or altered; none where it is gone."""
+    found = []
     with suppress(OSError):
         for line in (logdir / PROGRESS).read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a line that was torn or altered, or of other tags
-                entry = parse_json(line)
-                out[int(entry["update"])] = float(entry[tag])
-    return out
+            with suppress(ValueError, AttributeError, TypeError, OverflowError):
+                read = parse_json(line).items()
+                found.append({str(tag): math.nan if value is None else float(value) for tag, value in read})
+    return found

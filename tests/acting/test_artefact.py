@@ -275,7 +275,7 @@ def test_a_network_is_not_built_before_its_tensors_are_compared(file, monkeypatc
         assert torch.empty(1).is_meta, "memory was taken"
         return torch.nn.Linear(7, 7)
 
-    monkeypatch.setattr("dtrl.acting.policy.build", build)
+    monkeypatch.setattr("dtrl.acting.saving.build", build)
     with pytest.raises(InputError, match=r"its settings ask for weight of shape \[7, 7\], and it holds no such tensor"):
         load_policy(file)
 

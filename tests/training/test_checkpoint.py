@@ -504,11 +504,11 @@ def test_a_run_of_a_version_that_had_the_option_expectile_goes_on(straight, fini
 
 
 def test_a_resume_verifies_its_checkpoint_once_and_reads_the_policy_once(tmp_path, monkeypatch):
-    from dtrl.acting import artefact, policy, runs
+    from dtrl.acting import artefact, runs, saving
 
     dtrl.train(make_data(), updates=4, logdir=tmp_path, **SMALL)
     calls = []
     monkeypatch.setattr(checkpoint, "verify", lambda folder: calls.append("verify") or runs.verify(folder))
-    monkeypatch.setattr(policy, "load_artefact", lambda path: calls.append("read") or artefact.load_artefact(path))
+    monkeypatch.setattr(saving, "load_artefact", lambda path: calls.append("read") or artefact.load_artefact(path))
     assert dtrl.train(make_data(), updates=5, logdir=tmp_path, resume=True, **SMALL).updates == 5
     assert calls == ["verify", "read"]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dtrl.acting import Episode, Policy, rollout
-from dtrl.acting.rollouts import maker
+from dtrl.acting.rollouts import check_actions, maker
 from dtrl.errors import InputError
 from dtrl.evaluation.meters.finding import (
     WITHOUT_ACTIONS,
@@ -17,7 +17,7 @@ from dtrl.evaluation.meters.finding import (
     observations_at,
     quotient_ci95,
 )
-from dtrl.spaces import flatten, leaves, numbers_of, same_space, unflatten
+from dtrl.spaces import flatten, leaves, numbers_of, unflatten
 from dtrl.tokenizers.continuous import CONSTANT
 from dtrl.trajectories import Trajectories
 
@@ -140,14 +140,10 @@ def repeats(episodes: Trajectories, seed: int, env: Any) -> bool:
     """Whether the environment gives the observations of the first of the episodes again, for its seed and actions (at most the first 20). Raises InputError
     for one that takes other actions."""
     world = maker(env)()
-    if not same_space(world.action_space, episodes.action_space):
-        world.close()
-        raise InputError(
-            f"the action space of the environment is {world.action_space}, and the recorded episodes have {episodes.action_space}; give that of the data."
-        )
     space, deviation = episodes.observation_space, deviations(episodes)
     recorded, rows = observed(episodes, 0, 20), range(int(episodes.episode_lengths[0]))[:19]
     try:
+        check_actions(world.action_space, episodes.action_space, episodes.origin.name)
         shown = [world.reset(seed=seed)[0]]
         for row in rows:
             actions = {path: values[0] for path, values in actions_at(episodes, [row]).items()}
