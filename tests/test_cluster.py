@@ -29,6 +29,7 @@ import pytest
 
 import dtrl
 from dtrl import cluster
+from dtrl.bench.processes import free_port
 from dtrl.cli import main
 from dtrl.cluster import PREFACE, RETRIES, check_address, connected, do_piece, number_of_tasks, result_of, task_of
 from dtrl.collect import load_recipe, make_dataset
@@ -118,11 +119,6 @@ def answering(answer, seen):
         thread.join()
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 @pytest.mark.parametrize("address", ["", "host", "ray://host:1", ":6379", "host:", "host:port", "local"])
 def test_what_is_no_address_is_refused(address):
     with pytest.raises(InputError, match=f"the address '{address}' of a Ray cluster is not HOST:PORT"):
@@ -205,7 +201,10 @@ def head():
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # a short path, as sockets have names of 107 bytes at most
     (folder / "modules").mkdir()
     (folder / "modules" / "ending.py").write_text(MODULE, encoding="utf-8")
-    port, client_port, dashboard_port = free_port(), free_port(), free_port()
+    ports = set()
+    while len(ports) < 3:
+        ports.add(free_port())
+    port, client_port, dashboard_port = ports
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -1,7 +1,9 @@
 """Updates of the paper's Hopper model by several processes of one thread each, beside one process with as many threads, at the same batch."""
 
+import contextlib
 import multiprocessing
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -82,6 +84,9 @@ def serve(connection: Connection, place: tuple[int, int, int], threads: int, epi
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """A port of this machine at which nobody listens, of those that no system gives to whoever asks for any (these begin at 32,768 or above)."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port

@@ -9,6 +9,7 @@ torchrun starts the workers, and starts all of them again when one dies (`--max-
 import atexit
 import contextlib
 import json
+import os
 import secrets
 import time
 import warnings
@@ -32,6 +33,8 @@ from dtrl.training.optimization import choose_device
 PATIENCE = timedelta(days=7)
 """How long a worker waits for another one: as long as worker 0 may evaluate. One that has died is noticed at once, by its connection or by torchrun."""
 POLL_SECONDS = 0.05
+REST_SECONDS = 0.1
+"""How long a process lets the threads of its group run before it ends. They need microseconds, once they are given a processor."""
 Rows = TypeVar("Rows", bound=npt.NDArray[Any])
 
 
@@ -172,8 +175,15 @@ def worker_group(device: str) -> Iterator[Group]:
 
 
 def meet() -> None:
-    """Make the process group of all workers."""
-    store, rank, size = next(rendezvous("env://"))
+    """Make the process group of all workers. Raises InputError where another program has the port at which they are to meet."""
+    try:
+        store, rank, size = next(rendezvous("env://"))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" in str(error):
+            raise InputError(
+                f"port {os.environ['MASTER_PORT']}, at which the processes are to meet, is in use; start all of them with another MASTER_PORT."
+            ) from error
+        raise
     on_gpus = torch.cuda.is_available() and dist.is_nccl_available()
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
@@ -182,14 +192,22 @@ def meet() -> None:
         world_size=size,
         timeout=PATIENCE,
     )
-    atexit.register(leave)
+    atexit.register(rest)
+    atexit.register(leave)  # what is registered last comes first
 
 
 def leave() -> None:
-    """End the process group while everything that its threads use is still there: a process that leaves that to the end of the interpreter may abort, after all
-    of its work."""
+    """End the process group while everything that its threads use is still there."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def rest() -> None:
+    """Let gloo's threads let go of the last tensors that were added up.
+
+    That takes them Python's lock, and before Python 3.14 one that waits for it while the interpreter ends aborts the process, after all of its work
+    (pytorch#179291). The group's end would wait for them; but torch remembers a sharded model's, and so it does not end."""
+    time.sleep(REST_SECONDS)
 
 
 def new_name(store: Store, rank: int, size: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -385,6 +386,18 @@ def test_a_warning_is_given_by_the_first_process_alone(second_of_two, capsys, mo
         monkeypatch.setenv("RANK", rank)
         show_warning("the run had 2 processes", UserWarning, "", 0)
     assert capsys.readouterr().err == "warning: the run had 2 processes\n"
+
+
+def test_a_port_that_another_program_has_is_named(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, str(value))
+        with (
+            pytest.raises(InputError, match=f"port {port}, at which the processes are to meet, is in use"),
+            worker_group("cpu"),
+        ):
+            pass
 
 
 def test_one_process_is_no_group(monkeypatch):

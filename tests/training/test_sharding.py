@@ -2,12 +2,15 @@
 
 Run as a program, this file is what the processes of its tests do: `python test_sharding.py FOLDER SCENARIO …`; they leave in FOLDER what each of them saw."""
 
+import atexit
 import contextlib
+import ctypes
 import json
 import math
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from unittest import mock
@@ -15,6 +18,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from two_processes import OTHER_THREADS, SMALL, UPDATES, check_weights, make_data, record_of, start, told
 
 import dtrl
@@ -23,7 +27,7 @@ from dtrl.acting.runs import checkpoints
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.errors import InputError, WorkerLostError
 from dtrl.presets import PRESETS
-from dtrl.training.group import Group, worker_group
+from dtrl.training.group import Group, leave, worker_group
 from dtrl.training.trained import local, whole
 from dtrl.training.trainer import Trainer
 
@@ -140,7 +144,29 @@ def killed(folder):
 
 
 def again(folder):
+    """Resume; then end at the moment at which a thread of the group wants Python's lock, to let go of a tensor."""
+    hold = ctypes.PyDLL(None).usleep  # such a call keeps the lock, as does what the interpreter does after it
+    atexit.register(hold, 50_000)
+    with worker_group("cpu"):
+        atexit.unregister(leave)  # which gives the lock away, now and then
+        atexit.register(add_up, dist.group.WORLD)
     train(folder / "killed", fsdp=True, resume=True)
+    vars(sys.modules["__main__"])["last"] = Last()
+
+
+def add_up(group):
+    """Return as soon as a sum is there, without having given the lock away."""
+    number = np.ones(1, np.float32)
+    group.allreduce(torch.from_numpy(number))
+    while number[0] != 2:
+        pass
+
+
+class Last:
+    """Gives the lock away when it is deleted: while the interpreter ends."""
+
+    def __del__(self, sleep=time.sleep):
+        sleep(0.05)
 
 
 SCENARIOS = {f.__name__: f for f in (gradients, straight, held_out, ways, not_finite, killed, again)}
