@@ -9,9 +9,11 @@ from typing import Any
 
 from dtrl.acting import load_policy
 from dtrl.acting.critic import Critic
+from dtrl.acting.environments import make_environment, seen_part
+from dtrl.acting.rollouts import check_actions
 from dtrl.collect import load_recipe
 from dtrl.collect.environments import check_environment
-from dtrl.config import ModelConfig
+from dtrl.config import ModelConfig, TrainingConfig
 from dtrl.errors import InputError
 from dtrl.files import write_atomically
 from dtrl.pool import Done, run_tasks
@@ -21,6 +23,7 @@ from dtrl.suites.data import Prepared, Source, data_options, find, make, prepare
 from dtrl.suites.results import results_of
 from dtrl.suites.running import RunCell, chosen
 from dtrl.suites.suite import Suite, paths_in, read_seeds
+from dtrl.training.optimization import check_device, choose_device
 from dtrl.trajectories import load_trajectories
 
 RESULTS_FILE, MARKDOWN_FILE, HTML_FILE = "results.json", "results.md", "results.html"
@@ -58,7 +61,8 @@ def run_suite(
     under "failed" in the results, and the next run tries it again. `say` is told a line for each step.
 
     Raises InputError before anything runs for an unknown dataset, one whose environment is not installed (unless `allow_missing`, which leaves it out),
-    settings that do not go with the data, and cells that were begun with other settings."""
+    settings that do not go with the data, data of another kind than their environment, a device that this machine lacks, and cells that were begun with
+    other settings."""
     benchmark = prepare_suite(suite, Path(logdir), jobs, allow_missing, modules, say)
     run_cells(benchmark, jobs, modules, say)
     return write_results(benchmark)
@@ -85,6 +89,7 @@ def prepare_suite(
         check_entries(suite, p)
     cells = [cell for p in prepared for cell in cells_of(suite, p, logdir)]
     todo = [cell for cell in cells if not is_finished(cell)]
+    check_devices(suite, todo)
     return Benchmark(suite, logdir, prepared, cells, skipped, todo)
 
 
@@ -111,8 +116,11 @@ def make_missing(sources: Sequence[Source], jobs: int, modules: Sequence[str], s
 
 
 def check_entries(suite: Suite, prepared: Prepared) -> None:
-    """Whether every entry can learn from a dataset. Raises InputError, naming the two."""
+    """Whether every entry can learn from a dataset, and then act in its environment. Raises InputError, naming the two."""
     loaded: dict[str, Any] = {}
+    env = make_environment(prepared.env)
+    shown, acted = env.observation_space, env.action_space
+    env.close()
     for entry in suite.entries:
         if entry.kind != "train":
             continue
@@ -123,10 +131,25 @@ def check_entries(suite: Suite, prepared: Prepared) -> None:
             if key not in loaded:
                 loaded[key] = load_trajectories(prepared.where, **data)
             config = ModelConfig(**chosen(options, ModelConfig))
-            resolve(config, training_data(config, loaded[key]))
+            learned = training_data(config, loaded[key])
+            resolve(config, learned)
+            seen_part(shown, learned.observation_space, None, prepared.dataset.name)
+            check_actions(acted, learned.action_space, prepared.dataset.name)
             check_other_models(options)
         except InputError as error:
             raise InputError(f"{suite.source}: {entry.label} on {prepared.dataset.name}: {error}") from error
+
+
+def check_devices(suite: Suite, cells: Sequence[Cell]) -> None:
+    """Whether this machine has what the cells that are to be trained ask for. Raises InputError, naming dataset and entry."""
+    for cell in cells:
+        if cell.entry.kind != "train":
+            continue
+        config = TrainingConfig(**chosen(cell.options, TrainingConfig))
+        try:
+            check_device(config, choose_device(config.device))
+        except InputError as error:
+            raise InputError(f"{suite.source}: {cell.entry.label} on {cell.prepared.dataset.name}: {error}") from error
 
 
 def check_other_models(options: Mapping[str, Any]) -> None:

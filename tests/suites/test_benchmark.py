@@ -5,10 +5,12 @@ import re
 import signal
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 import dtrl
 from dtrl.collect import load_recipe, make_dataset
@@ -249,6 +251,51 @@ def test_what_does_not_go_with_the_data_is_refused_before_anything_runs(table, r
         run_suite(read(table), tmp_path)
     table["dataset"] = [{"id": "nobody/has-this-v0"}]
     with pytest.raises(InputError, match=r"dataset nobody/has-this-v0: .* is not in"):
+        run_suite(read(table), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"device": "nowhere"}, "device 'nowhere' cannot be used here"),
+        ({"device": "cpu", "precision": "tf32"}, "precision tf32 needs an NVIDIA GPU"),
+        ({"device": "cpu", "cuda_graph": True}, "cuda_graph needs a CUDA device"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told_before_anything_runs(table, read, here, tmp_path, options, words):
+    table["entry"][1] |= options
+    with pytest.raises(InputError, match=f"BC on {DATASET}: {words}"):
+        run_suite(read(table), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_of_finished_cells_are_made_where_their_device_is_not(table, read, here, tmp_path, monkeypatch):
+    table["seeds"] = 1
+    results = run_suite(read(table), tmp_path)
+    monkeypatch.setattr(benchmark, "choose_device", mock.Mock(side_effect=InputError("no such device")))
+    assert run_suite(read(table), tmp_path) == results
+    table["seeds"] = 2
+    with pytest.raises(InputError, match="no such device"):
+        run_suite(read(table), tmp_path)
+
+
+class Steered(gymnasium.Wrapper):
+    """CartPole by a number."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+
+@pytest.mark.parametrize(("env", "space"), [("Pendulum-v1", "observation"), ("tests/Steered-v0", "action")])
+def test_another_kind_of_environment_is_refused_before_anything_runs(
+    table, read, here, tmp_path, monkeypatch, env, space
+):
+    spec = EnvSpec("tests/Steered-v0", entry_point=Steered)
+    monkeypatch.setitem(gymnasium.registry, spec.id, spec)
+    table["dataset"][0] |= {"env": env, "reference": {"random": 0.0, "expert": 1.0}}
+    with pytest.raises(InputError, match=f"DT on {DATASET}: the {space} space of the environment is"):
         run_suite(read(table), tmp_path)
     assert not list(tmp_path.iterdir())
 
