@@ -1,7 +1,6 @@
 """The training loop: teacher forcing, AdamW, a schedule. It knows no environment and no evaluation; callbacks are handed in."""
 
 import contextlib
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,14 +12,13 @@ import numpy as np
 import torch
 
 from dtrl.acting import Policy
-from dtrl.acting.runs import checkpoints
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig, split_options
-from dtrl.errors import InputError
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
 from dtrl.training.checkpoint import find_checkpoint, hold_run, load_checkpoint, save_checkpoint
 from dtrl.training.conservative import Conservative
 from dtrl.training.experience import Experience
+from dtrl.training.finite import check_finite
 from dtrl.training.group import Group, worker_group
 from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.holdout import HeldOut, split_off
@@ -314,7 +312,7 @@ class Trainer:
             batch = self.batch(update)
             drawn = time.perf_counter()
             measures = self.step.gradients(batch).cpu()
-            self.check(update, measures.tolist())
+            check_finite(update, measures.tolist(), self.windows, self.logdir)
             self.step.follow(rate)
         self.meter.add(update, measures, drawn - starting, time.perf_counter() - began)
 
@@ -325,32 +323,11 @@ class Trainer:
             return self.windows.gather(starts)
         return self.resident.gather(torch.from_numpy(starts).to(self.device))
 
-    def check(self, update: int, measures: list[float]) -> None:
-        """Raise InputError where the loss or the gradient of an update is not finite."""
-        for what, value in zip(("loss", "gradient"), measures, strict=False):
-            if not math.isfinite(value):
-                raise self.not_finite(what, value, update)
-
     def check_unread(self) -> None:
-        """The same for the updates whose losses nobody has read yet."""
+        """Raise InputError where the loss or gradient of an update is not finite that nobody has read yet."""
         if self.captured is not None:
             for update, measures in self.meter.values():
-                self.check(update, measures)
-
-    def not_finite(self, what: str, value: float, update: int) -> InputError:
-        values = self.windows.batch(update).values
-        guilty = [name for name, x in values.items() if x.is_floating_point() and not torch.isfinite(x).all()]
-        cause = (
-            f"the batch holds NaN or infinity in {', '.join(guilty)}"
-            if guilty
-            else "the data of the batch are finite, so the weights diverged: lower learning_rate"
-        )
-        kept = (
-            ""
-            if self.logdir is None or not checkpoints(self.logdir)
-            else f"; the last good checkpoint is {checkpoints(self.logdir)[-1]}"
-        )
-        return InputError(f"the {what} of update {update} is {value} ({self.windows.describe(update)}): {cause}{kept}.")
+                check_finite(update, measures, self.windows, self.logdir)
 
     def tell(self, callbacks: list[Callback], kind: str, logger: RunLogger | None) -> bool:
         """Tell every callback; whether one of them wants to stop. The workers that have none stand by."""
