@@ -1,14 +1,22 @@
-"""An action as the decisions that it takes: which tokens are picked at once, in which order, and which of them the model is told before the next.
+"""An action as the decisions that it takes: which tokens are picked at once, in which order, and which of them the model is told before the next; and how
+they are taken one after the other.
 
-B rows."""
+B rows, D width, n tokens of a field."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from dtrl.acting.state import PolicyState
 from dtrl.sequence_model import Field, SequenceModel
+from dtrl.tokenizers import Components
+
+if TYPE_CHECKING:
+    from dtrl.acting.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -48,3 +56,64 @@ def decisions_of(model: SequenceModel, acted: Collection[str], told_last: bool =
         Decision(tuple(f.name for f in group), slot, fed=tells, asks=group[0].chosen)
         for (group, slot), tells in zip(slots, fed, strict=True)
     ]
+
+
+def decide(
+    policy: "Policy",
+    state: PolicyState,
+    hidden: Tensor,
+    pick: Pick,
+    skipped: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
+    """The tokens (B, n) or (B, n, d) of each field of the action, by `pick` from one distribution after the other, each given what was picked before.
+
+    `hidden` (B, D), or (2B, D), is what `Policy.look` gave. With `skipped`, a row whose ids are complete takes nothing but padding from there on, and where
+    all are, the padding goes in at once; `skipped` is told how many ids were not picked for that."""
+    model, picked, rows = policy.model, dict[str, list[Tensor]](), len(state.timesteps)
+    full = ""
+    for decision in policy.decisions:
+        known = hidden[:rows]
+        if decision.names[0] == full:
+            continue
+        over = None if skipped is None else complete(model, decision, picked)
+        if skipped is not None and over is not None and bool(over.all()):
+            full, padding = decision.names[0], padding_of(model, decision, hidden.device)
+            tokens = {full: padding.expand(rows, -1)}
+            skipped(padding.shape[1])
+        else:
+            tokens = pick({name: model.predict(name, known, decision.slot) for name in decision.names}, decision)
+            if over is not None:
+                padding = padding_of(model, decision, hidden.device)[:, :1]
+                tokens = {name: ids.where(~over[:, None], padding) for name, ids in tokens.items()}
+        for name, token in tokens.items():
+            picked.setdefault(name, []).append(token)
+        if decision.fed:
+            ((name, ids),) = tokens.items()
+            x = model.embed_ids(name, ids, decision.slot, policy.tensor(state.timesteps))
+            hidden = state.context.extend(x.repeat(policy.conditions, 1, 1))
+    return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
+
+
+def complete(model: SequenceModel, decision: Decision, picked: Mapping[str, Sequence[Tensor]]) -> Tensor | None:
+    """(B,) which rows' ids, as far as they are picked before this decision, are all that their action needs; None where none needs fewer than others."""
+    tokenizer = model.by_name[decision.names[0]].tokenizer
+    if tokenizer.padding_id is None or not decision.slot:
+        return None
+    return tokenizer.complete(torch.cat(list(picked[decision.names[0]]), dim=1))
+
+
+def padding_of(model: SequenceModel, decision: Decision, device: torch.device) -> Tensor:
+    """(1, n) the padding of a field from the decision's slot on."""
+    tokenizer = model.by_name[decision.names[0]].tokenizer
+    assert tokenizer.padding_id is not None
+    return torch.full((1, tokenizer.num_tokens - decision.slot), tokenizer.padding_id, device=device)
+
+
+def mask_part(model: SequenceModel, decision: Decision) -> slice | None:
+    """Of an action mask: the entries that are about this decision, None for all."""
+    ((name),) = decision.names
+    tokenizer = model.by_name[name].tokenizer
+    if not isinstance(tokenizer, Components):
+        return None
+    begin = sum(tokenizer.sizes[: decision.slot])
+    return slice(begin, begin + tokenizer.sizes[decision.slot])

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from dtrl.acting.decisions import Decision, decide
 from dtrl.acting.planning import OUTCOMES
 from dtrl.acting.stream import ModelStream
 from dtrl.config import DecodingConfig
@@ -20,7 +21,6 @@ from dtrl.spaces import flatten, leaves, unflatten
 from dtrl.trajectories import Trajectories
 
 if TYPE_CHECKING:
-    from dtrl.acting.decisions import Decision
     from dtrl.acting.policy import Policy
 
 
@@ -92,7 +92,7 @@ def check_dream(policy: "Policy", prompt: Trajectories, steps: int, prompt_steps
             )
 
 
-def recorded_ones(tokens: Mapping[str, Tensor], _: object, decision: "Decision") -> dict[str, Tensor]:
+def recorded_ones(tokens: Mapping[str, Tensor], _: object, decision: Decision) -> dict[str, Tensor]:
     return decision.part(tokens)
 
 
@@ -111,7 +111,7 @@ def after_prompt(policy: "Policy", prompt: Trajectories, prompt_steps: int) -> M
                 leaf.path: prompt.columns[leaf.name("actions")][at] for leaf in leaves(prompt.action_space)
             }
             tokens = policy.tokens_of(state.actions, state.returns_to_go)
-            policy.decide(state, hidden, partial(recorded_ones, tokens))
+            decide(policy, state, hidden, partial(recorded_ones, tokens))
             state.reward = np.asarray(prompt.rewards[at], dtype=np.float64)
     return policy.stream(state, hidden)
 

@@ -2,7 +2,7 @@
 
 B environments, S width of an observation, A width of an action."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dtrl.acting.asking import ask
 from dtrl.acting.chunks import check_chunks, next_actions, refuse_masks
 from dtrl.acting.context import CONTEXTS, Context, check_context
 from dtrl.acting.critic import best_of, load_critic
-from dtrl.acting.decisions import Decision, Pick, decisions_of
+from dtrl.acting.decisions import Decision, decide, decisions_of, mask_part
 from dtrl.acting.drafting import load_draft
 from dtrl.acting.masks import Masks
 from dtrl.acting.saving import document_of, read_policy
@@ -34,7 +34,6 @@ from dtrl.spaces import (
     Space,
     column_layout,
 )
-from dtrl.tokenizers import Components
 from dtrl.trajectories import Trajectories
 
 Array = npt.NDArray[Any]
@@ -192,7 +191,7 @@ class Policy(Actor):
             if decision.asks:
                 return ask(self.model, distributions, decoding, state.generators)
             if allowed is not None:
-                distributions = mask_actions(distributions, allowed, self.mask_part(decision))
+                distributions = mask_actions(distributions, allowed, mask_part(self.model, decision))
             if decoding.strategy == "best_of":
                 assert self.critic is not None
                 return best_of(
@@ -207,69 +206,17 @@ class Policy(Actor):
 
         hidden = self.look(state, observations, first)
         if decoding.at_once:
-            tokens = self.decide(state, hidden, pick, skipped)
+            tokens = decide(self, state, hidden, pick, skipped)
             state.draft_context = None
             return tokens
         if allowed is not None:
             decoding.refuse_masks()
         return search(self, state, hidden, first, decoding, observations)
 
-    def decide(
-        self, state: PolicyState, hidden: Tensor, pick: Pick, skipped: Callable[[int], None] | None = None
-    ) -> dict[str, Tensor]:
-        """The tokens (B, n) or (B, n, d) of each field of the action, by `pick` from one distribution after the other, each given what was picked before.
-
-        `hidden` (B, D), or (2B, D), is what `look` gave. With `skipped`, a row whose ids are complete takes nothing but padding from there on, and where all
-        are, the padding goes in at once; `skipped` is told how many ids were not picked for that."""
-        model, picked, rows = self.model, dict[str, list[Tensor]](), len(state.timesteps)
-        full = ""
-        for decision in self.decisions:
-            known = hidden[:rows]
-            if decision.names[0] == full:
-                continue
-            over = None if skipped is None else self.complete(decision, picked)
-            if skipped is not None and over is not None and bool(over.all()):
-                full, padding = decision.names[0], self.padding(decision)
-                tokens = {full: padding.expand(rows, -1)}
-                skipped(padding.shape[1])
-            else:
-                tokens = pick({name: model.predict(name, known, decision.slot) for name in decision.names}, decision)
-                if over is not None:
-                    tokens = {n: ids.where(~over[:, None], self.padding(decision)[:, :1]) for n, ids in tokens.items()}
-            for name, token in tokens.items():
-                picked.setdefault(name, []).append(token)
-            if decision.fed:
-                ((name, ids),) = tokens.items()
-                x = model.embed_ids(name, ids, decision.slot, self.tensor(state.timesteps))
-                hidden = state.context.extend(x.repeat(self.conditions, 1, 1))
-        return {name: parts[0] if len(parts) == 1 else torch.cat(parts, dim=1) for name, parts in picked.items()}
-
-    def complete(self, decision: Decision, picked: Mapping[str, Sequence[Tensor]]) -> Tensor | None:
-        """(B,) which rows' ids, as far as they are picked before this decision, are all that their action needs; None where none needs fewer than others."""
-        tokenizer = self.model.by_name[decision.names[0]].tokenizer
-        if tokenizer.padding_id is None or not decision.slot:
-            return None
-        return tokenizer.complete(torch.cat(list(picked[decision.names[0]]), dim=1))
-
-    def padding(self, decision: Decision) -> Tensor:
-        """(1, n) the padding of a field from the decision's slot on."""
-        tokenizer = self.model.by_name[decision.names[0]].tokenizer
-        assert tokenizer.padding_id is not None
-        return torch.full((1, tokenizer.num_tokens - decision.slot), tokenizer.padding_id, device=self.device)
-
     def stream(self, state: PolicyState, hidden: Tensor) -> ModelStream:
         """The tokens so far, of which an action's first comes next, on the state's own context; `hidden` is what `look` gave."""
         timesteps = np.tile(state.timesteps, self.conditions)
         return ModelStream(self.model, state.context, self.model.tokens_of(self.before), timesteps, hidden)
-
-    def mask_part(self, decision: Decision) -> slice | None:
-        """Of an action mask: the entries that are about this decision, None for all."""
-        ((name),) = decision.names
-        tokenizer = self.model.by_name[name].tokenizer
-        if not isinstance(tokenizer, Components):
-            return None
-        begin = sum(tokenizer.sizes[: decision.slot])
-        return slice(begin, begin + tokenizer.sizes[decision.slot])
 
     def distributions(
         self, state: PolicyState, observations: Mapping[str, Array], first: Begins

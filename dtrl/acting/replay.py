@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution
 
 from dtrl.acting.context import CONTEXTS
+from dtrl.acting.decisions import Decision, decide
 from dtrl.heads import OneHots
 from dtrl.spaces import leaves
 from dtrl.trajectories import Trajectories
 from dtrl.windows import Batch, Windows, chunk_rows
 
 if TYPE_CHECKING:
-    from dtrl.acting.decisions import Decision
     from dtrl.acting.policy import Policy
     from dtrl.acting.state import PolicyState
 
@@ -64,11 +64,11 @@ def decided_along(policy: "Policy", state: "PolicyState", hidden: Tensor, tokens
     """(B, d) what is compared of all decisions of an action, in their order, when each is told the recorded tokens before it."""
     values = []
 
-    def pick(distributions: Mapping[str, Distribution], decision: "Decision") -> dict[str, Tensor]:
+    def pick(distributions: Mapping[str, Distribution], decision: Decision) -> dict[str, Tensor]:
         values.append(joined_values(distributions))
         return decision.part(tokens)
 
-    policy.decide(state, hidden, pick)
+    decide(policy, state, hidden, pick)
     return torch.cat(values, dim=-1)
 
 

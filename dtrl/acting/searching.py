@@ -37,7 +37,7 @@ def search(
     observations: Mapping[str, npt.NDArray[Any]],
 ) -> dict[str, Tensor]:
     """Tokens (B, n) of each field of the action, chosen as `config` says from the hidden vectors that `Policy.look` gave. The state's context is then told
-    all but the last, or all, as by `Policy.decide`; rows in `first` begin an episode. The policy has passed `check_search`."""
+    all but the last, or all, as by `decide`; rows in `first` begin an episode. The policy has passed `check_search`."""
     decisions, rows = policy.decisions, len(state.timesteps)
     stream = policy.stream(state, hidden)
     if config.strategy == "plan":

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from scipy.stats import chisquare
 
+from dtrl.acting.decisions import decide
 from dtrl.config import DecodingConfig
 from dtrl.errors import InputError
 
@@ -67,7 +68,7 @@ def test_a_beam_of_every_sequence_finds_the_most_probable_action(policy_for, con
         policy.advance(reference, np.zeros(64, dtype=bool))
         with torch.inference_mode():
             seen = {"": np.repeat(np.full((1, 2), (step + 1) / 3, np.float32), 64, axis=0)}
-            policy.decide(reference, policy.look(reference, seen, np.zeros(64, dtype=bool)), pick)
+            decide(policy, reference, policy.look(reference, seen, np.zeros(64, dtype=bool)), pick)
             best = policy.to_actions({"action": every[log_p.argmax()][None]}, "action")
         observation = np.full((1, 2), (step + 1) / 3, np.float32)
         chosen, _ = policy.predict(observation, copied(policy, state))
@@ -164,7 +165,7 @@ def test_the_joint_distribution_of_an_action_is_the_model_s(policy_for, small, d
 
     policy.advance(state, None)
     with torch.inference_mode():
-        policy.decide(state, policy.look(state, {"": np.repeat(observations[1], 64, axis=0)}, None), pick)
+        decide(policy, state, policy.look(state, {"": np.repeat(observations[1], 64, axis=0)}, None), pick)
     state = after_a_step(drafted, rows)
     drafted.predict(np.repeat(observations[1], rows, axis=0), state, deterministic=False)
     ids = drafted.tokens_of(state.actions, state.returns_to_go)["action"]
