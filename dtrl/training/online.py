@@ -17,11 +17,12 @@ from dtrl.config import ONLINE_TRAINING, OnlineConfig, TrainingConfig, split_opt
 from dtrl.errors import InputError
 from dtrl.processes import refuse_workers
 from dtrl.spaces import same_space
+from dtrl.training.callbacks import Callback
 from dtrl.training.checkpoint import hold_run
 from dtrl.training.experience import Experience
 from dtrl.training.group import Group
 from dtrl.training.optimization import choose_device
-from dtrl.training.trainer import Callback, Trainer
+from dtrl.training.trainer import Trainer
 from dtrl.trajectories import Trajectories
 
 

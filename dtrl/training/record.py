@@ -1,7 +1,8 @@
-"""What a run says of itself in its folder: config.toml at its beginning, hparams and result.json at its end."""
+"""What a run says of itself in its folder: config.toml at its beginning, its log, hparams and result.json at its end."""
 
 import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from dtrl.config import OnlineConfig, TrainingConfig
 from dtrl.documents import parse_json
 from dtrl.files import write_atomically
 from dtrl.training.experience import Experience
-from dtrl.training.logging import RunLogger
+from dtrl.training.logging import RunLogger, newest_scalars, of_training
 from dtrl.trajectories import Trajectories
 
 
@@ -52,13 +53,30 @@ class Record:
             document[table] = {name: value for name, value in document[table].items() if value is not None}
         write_atomically(self.logdir / CONFIG_FILE, tomli_w.dumps(document).encode())
 
+    @contextlib.contextmanager
+    def log(self) -> Iterator[RunLogger]:
+        """The run's log, which goes on after the updates that the policy has had.
+
+        A run that was killed before its first checkpoint has left a log too, and one that was killed in its last evaluation a part of that."""
+        begun = self.policy.updates
+        ended = begun == self.config.updates
+        again = of_training(self.logdir, begun) if ended else []
+        purge_step = begun if ended or not begun else begun + 1
+        with RunLogger(self.logdir, purge_step) as logger:
+            for scalars in again:
+                logger.scalars(scalars, begun)
+            yield logger
+
     @property
     def online(self) -> OnlineConfig | None:
         """The settings of the playing, where the run plays."""
         return None if self.experience is None else self.experience.config
 
     def finish(self, logger: RunLogger, last: dict[str, float]) -> None:
-        """Write the settings as hparams into the run's own event file, and result.json; `last` are the scalars that were logged last."""
+        """Write the settings as hparams into the run's own event file, and result.json.
+
+        `last` are the scalars that were logged last; a run that had no update left has none, and they are read from its log."""
+        last = last or newest_scalars(self.logdir)
         online = {} if self.online is None else asdict(self.online)
         settings = {**asdict(self.policy.config), **asdict(self.config), **online}
         logger.hparams(settings, dict.fromkeys(sorted(logger.tags)))

@@ -3,8 +3,8 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from dtrl.acting import Policy
 from dtrl.acting.summary import DataSummary
 from dtrl.config import ModelConfig, TrainingConfig, split_options
 from dtrl.presets import build, columns_for, resolve, training_data, window_length
+from dtrl.training.callbacks import Callback, Event
 from dtrl.training.checkpoint import find_checkpoint, hold_run, load_checkpoint, save_checkpoint
 from dtrl.training.conservative import Conservative
 from dtrl.training.experience import Experience
@@ -23,7 +24,7 @@ from dtrl.training.group import Group, worker_group
 from dtrl.training.hardware import matmul_rate, update_flops
 from dtrl.training.holdout import HeldOut, split_off
 from dtrl.training.interrupts import Interrupted, Interrupts
-from dtrl.training.logging import RunLogger, newest_scalars, of_training
+from dtrl.training.logging import RunLogger
 from dtrl.training.meter import Meter
 from dtrl.training.optimization import (
     check_device,
@@ -40,29 +41,6 @@ from dtrl.training.trained import trained_by
 from dtrl.training.update import CapturedUpdate, Update, matrix_products
 from dtrl.trajectories import Trajectories
 from dtrl.windows import EPISODE_RETURN, Batch, Windows
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a callback is told."""
-
-    kind: str
-    """"start" before the first update, "update" after each one, "end" after the last."""
-    update: int
-    """Updates done."""
-    read: Callable[[], Policy]
-    """Gives the policy."""
-    logger: RunLogger | None
-    """The run's log; None without a logdir, and where a finished run is resumed, which has logged all it has to say."""
-
-    @property
-    def policy(self) -> Policy:
-        """The policy as it is after these updates. With `fsdp` it is put together when it is asked for, and is only there for this call."""
-        return self.read()
-
-
-Callback = Callable[[Event], bool | None]
-"""Called with every event; returning False for an "update" ends training after a checkpoint."""
 
 
 def train(
@@ -210,13 +188,7 @@ class Trainer:
             logger = None
             if self.record is not None and first and not self.record.finished():
                 self.record.begin()
-                # a run that was killed before its first checkpoint has left a log too, and one that was killed in its last evaluation a part of that
-                ended = begun == config.updates
-                again = of_training(self.record.logdir, begun) if ended else []
-                purge_step = begun if ended or not begun else begun + 1
-                logger = stack.enter_context(RunLogger(self.record.logdir, purge_step))
-                for scalars in again:
-                    logger.scalars(scalars, begun)
+                logger = stack.enter_context(self.record.log())
             stack.enter_context(self.interrupts)
             bar = stack.enter_context(progress_bar(config.updates, begun, progress and first))
             if logger is not None:
@@ -247,7 +219,7 @@ class Trainer:
             self.trained.gather(everywhere=True)
             self.tell(callbacks, "end", logger)
             if self.record is not None and logger is not None:
-                self.record.finish(logger, last or newest_scalars(self.record.logdir))
+                self.record.finish(logger, last)
             self.leave_if_interrupted()
         return self.policy
 
